@@ -1,0 +1,122 @@
+"""Every error aotcache raises, one tree:
+
+    AotcacheError                  something went wrong; the message says what, to which tree, what to do
+    ├── UsageError                 what was asked for cannot be done as asked
+    ├── InvalidNameError           a namespace, layout, hash, part, path or object key of the wrong form
+    ├── FormatError                bytes that are not what docs/format.md says
+    │   ├── ManifestError          a manifest that cannot be read or breaks a rule of the format
+    │   ├── PackError              a frame that does not give the blob it should
+    │   └── RelocationError        an absolute path that does not point inside the tree
+    ├── TrustError                 a part whose manifest the trust policy does not accept
+    ├── StorageError               object storage did not do what was asked
+    │   ├── ObjectMissingError     there is no such object
+    │   ├── ObjectExistsError      put-if-absent found an object of that name
+    │   └── StorageUnavailableError  no answer, no permission, out of space: nothing is known of the object
+    ├── RemoteError                the service did not do what was asked
+    │   ├── UnavailableError       no answer, or one that is not the service's
+    │   ├── NotFoundError          no tree, session or object of that name (never a miss: see protocol.v1.lookup)
+    │   ├── GenerationTakenError   another publisher committed this generation first: rebase
+    │   ├── SessionExpiredError    the publish session is over; its packs may be gone: open a new one
+    │   └── CondemnedError         a pack that the commit refers to is missing or being deleted
+    └── LocalError                 this machine's disk did not do what was asked
+        └── NotSettledError        the tree is still being written
+
+`code` is the machine-readable name that travels in HTTP bodies and `--json` output.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AotcacheError(Exception):
+    code: ClassVar[str] = "error"
+
+
+class UsageError(AotcacheError):
+    code = "usage"
+
+
+class InvalidNameError(AotcacheError, ValueError):
+    """Also a ValueError, so that msgspec and pydantic report it as a field that failed validation."""
+
+    code = "invalid_name"
+
+
+class FormatError(AotcacheError):
+    code = "bad_format"
+
+
+class ManifestError(FormatError):
+    code = "bad_manifest"
+
+
+class PackError(FormatError):
+    code = "bad_pack"
+
+
+class RelocationError(FormatError):
+    code = "bad_relocation"
+
+
+class TrustError(AotcacheError):
+    code = "untrusted"
+
+
+class StorageError(AotcacheError):
+    code = "storage"
+
+
+class ObjectMissingError(StorageError):
+    code = "object_missing"
+
+
+class ObjectExistsError(StorageError):
+    code = "object_exists"
+
+
+class StorageUnavailableError(StorageError):
+    code = "storage_unavailable"
+
+
+class RemoteError(AotcacheError):
+    code = "remote"
+
+
+class UnavailableError(RemoteError):
+    code = "unavailable"
+
+
+class NotFoundError(RemoteError):
+    code = "not_found"
+
+
+class GenerationTakenError(RemoteError):
+    code = "generation_taken"
+
+
+class SessionExpiredError(RemoteError):
+    code = "session_expired"
+
+
+class CondemnedError(RemoteError):
+    code = "condemned"
+
+
+class LocalError(AotcacheError):
+    code = "local"
+
+
+class NotSettledError(LocalError):
+    code = "not_settled"
+
+
+def error_classes() -> dict[str, type[AotcacheError]]:
+    """Every class of the tree by its code: how a client turns an HTTP body back into an error."""
+    found: dict[str, type[AotcacheError]] = {}
+    todo: list[type[AotcacheError]] = [AotcacheError]
+    while todo:
+        cls = todo.pop()
+        found[cls.code] = cls
+        todo.extend(cls.__subclasses__())
+    return found

@@ -1,0 +1,182 @@
+"""Names of trees, parts and objects: one grammar, checked wherever a name enters or leaves.
+
+A tree's key is (namespace, layout, hash, platform). Objects lie under
+
+    {namespace}/packs/{aa}/{sha256}-{publish id}
+    {namespace}/trees/{layout}/{hash}/{platform}/{part}/{generation:08}.manifest
+    {namespace}/marks/deleted/{layout}/{hash}/{platform}/{part}/{generation:08}
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from aotcache.errors import InvalidNameError
+
+VLLM_AOT = "vllm-aot"
+VLLM_JIT = "vllm-jit"
+INDUCTOR = "inductor"
+LAYOUTS = (VLLM_AOT, VLLM_JIT, INDUCTOR)
+
+DEFAULT_NAMESPACE = "default"
+SHARED = "shared"
+MAX_GENERATION = 99_999_999
+
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_HASH = {
+    VLLM_AOT: re.compile(r"[0-9a-f]{64}"),
+    VLLM_JIT: re.compile(r"[0-9a-f]{10}"),
+    # A name the user chose; never a dot first, so that it is never `.` or `..` or hidden.
+    INDUCTOR: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
+}
+_PLATFORM_ID = re.compile(r"[0-9a-f]{32}")
+_PART = re.compile(r"shared|rank_(0|[1-9]\d{0,5})_(0|[1-9]\d{0,5})-d(0|[1-9]\d{0,3})")
+_PUBLISH_ID = re.compile(r"[0-9a-f]{32}")
+_PACK = re.compile(r"[0-9a-f]{64}-[0-9a-f]{32}")
+_GENERATION = re.compile(r"\d{8}")
+_OBJECT_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+MAX_OBJECT_KEY = 512
+
+
+def _check(pattern: re.Pattern[str], value: str, what: str) -> str:
+    if not pattern.fullmatch(value):
+        raise InvalidNameError(f"{value[:140]!r} is not a valid {what} ({pattern.pattern})")
+    return value
+
+
+def check_namespace(value: str) -> str:
+    return _check(_NAMESPACE, value, "namespace")
+
+
+def check_layout(value: str) -> str:
+    if value not in LAYOUTS:
+        raise InvalidNameError(f"{value[:140]!r} is not a layout; there are {', '.join(LAYOUTS)}")
+    return value
+
+
+def check_hash(layout: str, value: str) -> str:
+    return _check(_HASH[check_layout(layout)], value, f"{layout} hash")
+
+
+def check_platform_id(value: str) -> str:
+    return _check(_PLATFORM_ID, value, "platform id")
+
+
+def check_part(value: str) -> str:
+    return _check(_PART, value, "part")
+
+
+def check_publish_id(value: str) -> str:
+    return _check(_PUBLISH_ID, value, "publish id")
+
+
+def check_pack(value: str) -> str:
+    return _check(_PACK, value, "pack name")
+
+
+def check_generation(value: int) -> int:
+    if not 1 <= value <= MAX_GENERATION:
+        raise InvalidNameError(f"{value} is not a generation (1 to {MAX_GENERATION})")
+    return value
+
+
+def check_object_key(value: str) -> str:
+    """A key as it may enter or leave object storage: no `.`, `..`, `//`, no leading slash."""
+    if len(value) > MAX_OBJECT_KEY:
+        raise InvalidNameError(f"an object key has at most {MAX_OBJECT_KEY} characters")
+    return _check(_OBJECT_KEY, value, "object key")
+
+
+def namespace_of(key: str) -> str:
+    return check_object_key(key).split("/", 1)[0]
+
+
+def new_publish_id() -> str:
+    return secrets.token_hex(16)
+
+
+def rank_part(rank: int, dp_rank: int, device: int) -> str:
+    """The part of one rank: `rank_{rank}_{dp_rank}-d{device index}`."""
+    return check_part(f"rank_{rank}_{dp_rank}-d{device}")
+
+
+def part_directory(part: str) -> str:
+    """The directory of a rank's part inside the tree: `rank_0_0-d3` lies in `rank_0_0`."""
+    if part == SHARED:
+        raise InvalidNameError("the shared part has no directory of its own in every layout")
+    return check_part(part).rsplit("-d", 1)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class TreeKey:
+    """What names one tree. `platform` is a `Platform.id`."""
+
+    namespace: str
+    layout: str
+    hash: str
+    platform: str
+
+    def __post_init__(self) -> None:
+        check_namespace(self.namespace)
+        check_hash(self.layout, self.hash)
+        check_platform_id(self.platform)
+
+    @property
+    def path(self) -> str:
+        return f"{self.layout}/{self.hash}/{self.platform}"
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.layout}/{self.hash[:12]} (platform {self.platform[:8]})"
+
+
+def pack_key(namespace: str, pack: str) -> str:
+    return f"{check_namespace(namespace)}/packs/{check_pack(pack)[:2]}/{pack}"
+
+
+def trees_prefix(namespace: str) -> str:
+    return f"{check_namespace(namespace)}/trees/"
+
+
+def deleted_prefix(namespace: str) -> str:
+    return f"{check_namespace(namespace)}/marks/deleted/"
+
+
+def manifest_key(tree: TreeKey, part: str, generation: int) -> str:
+    check_part(part)
+    check_generation(generation)
+    return f"{trees_prefix(tree.namespace)}{tree.path}/{part}/{generation:08}.manifest"
+
+
+def deleted_key(tree: TreeKey, part: str, generation: int) -> str:
+    """The marker that says: generations of this part up to this one are deleted."""
+    check_part(part)
+    check_generation(generation)
+    return f"{deleted_prefix(tree.namespace)}{tree.path}/{part}/{generation:08}"
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    tree: TreeKey
+    part: str
+    generation: int
+
+
+def _parse_part(key: str, kind: str, suffix: str) -> PartName:
+    pieces = check_object_key(key).removesuffix(suffix).split("/")
+    size = 1 + kind.count("/") + 1
+    if "/".join(pieces[1:size]) != kind or len(pieces) != size + 5 or not key.endswith(suffix):
+        raise InvalidNameError(f"{key!r} is not the key of a {kind} object")
+    layout, tree_hash, platform, part, generation = pieces[size:]
+    tree = TreeKey(namespace=pieces[0], layout=layout, hash=tree_hash, platform=platform)
+    number = int(_check(_GENERATION, generation, "generation"))
+    return PartName(tree, check_part(part), check_generation(number))
+
+
+def parse_manifest_key(key: str) -> PartName:
+    return _parse_part(key, "trees", ".manifest")
+
+
+def parse_deleted_key(key: str) -> PartName:
+    return _parse_part(key, "marks/deleted", "")

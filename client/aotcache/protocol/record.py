@@ -1,0 +1,77 @@
+"""The engine record: what the compiling process knows and a watcher cannot.
+
+The compiling process writes it beside the tree, never inside; watchers and sidecars read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from aotcache.errors import FormatError
+from aotcache.protocol.names import check_hash, check_part
+from aotcache.protocol.platform import Platform
+from aotcache.protocol.recipe import Recipe
+
+RECORD_VERSION = 1
+MAX_RECORD = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeUsed:
+    """One of the trees that a start used, and how long it took to compile (None: not known)."""
+
+    layout: str
+    hash: str
+    compile_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRecord:
+    """What one process of the engine says about one tree.
+
+    part             the rank's part with its device index, or `shared` where there are no ranks
+    expected_parts   every part the tree has when all ranks have saved; empty: not known
+    compile_seconds  what this compile took; None: not known
+    hash_factors     what the engine hashed, to tell later why two hashes differ
+    notes            recorded to explain, never compared: driver, compiler, engine source, CPU name
+    trees            all trees this start used, this one included
+    """
+
+    version: int = RECORD_VERSION
+    layout: str
+    hash: str
+    part: str
+    platform: Platform
+    recipe: Recipe | None = None
+    expected_parts: tuple[str, ...] = ()
+    compile_seconds: float | None = None
+    hash_factors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    trees: tuple[TreeUsed, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_hash(self.layout, self.hash)
+        check_part(self.part)
+        for part in self.expected_parts:
+            check_part(part)
+
+
+def encode_record(record: EngineRecord) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record)) + b"\n"
+
+
+def decode_record(data: bytes) -> EngineRecord:
+    if len(data) > MAX_RECORD:
+        raise FormatError(f"an engine record has at most {MAX_RECORD} bytes, this has {len(data)}")
+    try:
+        record = msgspec.json.decode(data, type=EngineRecord)
+    except msgspec.DecodeError as error:
+        raise FormatError(f"not an engine record: {error}") from error
+    if record.version != RECORD_VERSION:
+        raise FormatError(
+            f"engine record of version {record.version}; this aotcache reads {RECORD_VERSION}: "
+            "upgrade it on the machine that publishes"
+        )
+    return record

@@ -1,0 +1,81 @@
+"""`POST /v1/lookup`: is this tree stored for this platform? 200 with a Hit, 404 with a Miss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_part
+from aotcache.protocol.platform import Difference, Platform
+
+UNKNOWN_HASH = "unknown_hash"
+OTHER_PLATFORM = "other_platform"
+PART_MISSING = "part_missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """parts: the parts that are needed; empty: whatever is stored."""
+
+    layout: str
+    hash: str
+    platform: Platform
+    namespace: str = DEFAULT_NAMESPACE
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_namespace(self.namespace)
+        check_hash(self.layout, self.hash)
+        for part in self.parts:
+            check_part(part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPart:
+    """The newest generation of a part. Bytes: of all files, and of the packs' frames they are in.
+
+    manifest: object key. signers: key ids of its signatures (to show; the node verifies itself).
+    """
+
+    part: str
+    generation: int
+    manifest: str
+    files: int
+    raw_bytes: int
+    stored_bytes: int
+    signers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """platform: id of the stored tree (that of any CPU, perhaps). missing: expected, not stored.
+
+    objects: where manifests and packs are read through the service, `{objects}/{key}`.
+    storage_url: where they lie, for nodes with credentials of their own; empty: only the service
+    can reach them.
+    """
+
+    namespace: str
+    layout: str
+    hash: str
+    platform: str
+    parts: tuple[StoredPart, ...]
+    missing: tuple[str, ...] = ()
+    compile_seconds: float | None = None
+    objects: str = "/v1/objects"
+    storage_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """Why there is nothing to pull. Not an error, and an error is never reported as one.
+
+    reason: `unknown_hash`; `other_platform`: stored, but only where `differences` differ (of the
+    nearest stored platform); `part_missing`: `missing` are not stored, `available` are.
+    """
+
+    reason: str
+    message: str
+    code: str = "miss"
+    differences: tuple[Difference, ...] = ()
+    missing: tuple[str, ...] = ()
+    available: tuple[str, ...] = field(default=())

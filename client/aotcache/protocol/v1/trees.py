@@ -1,0 +1,68 @@
+"""`GET /v1/trees`, `GET /v1/trees/{hash}`, `DELETE /v1/trees/{hash}`: what is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aotcache.protocol.platform import Platform
+from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.v1.lookup import StoredPart
+
+SORTS = ("created", "used", "hash", "raw_bytes", "stored_bytes")
+MAX_LIMIT = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeSummary:
+    """A tree in a list. Times are Unix seconds; used: last lookup that found it (0: never).
+
+    stored_bytes: of the packs' frames its files are in, each frame counted once.
+    """
+
+    namespace: str
+    layout: str
+    hash: str
+    platform_id: str
+    platform: Platform
+    recipe: Recipe | None
+    parts: tuple[str, ...]
+    missing: tuple[str, ...]
+    files: int
+    raw_bytes: int
+    stored_bytes: int
+    compile_seconds: float | None
+    publisher: str
+    created: int
+    used: int
+    lookups: int
+    outcomes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreePage:
+    """cursor: pass it back for the next page; empty: this was the last."""
+
+    trees: tuple[TreeSummary, ...]
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeDetail:
+    tree: TreeSummary
+    parts: tuple[StoredPart, ...]
+    hash_factors: dict[str, str]
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeDetails:
+    """Every tree of one hash: one per layout and platform."""
+
+    trees: tuple[TreeDetail, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """The trees that were deleted: not looked up any more, manifests gone; packs go later."""
+
+    trees: tuple[str, ...]
