@@ -1,0 +1,57 @@
+"""The contract every object store keeps: immutable objects under checked keys.
+
+Objects are put once and never change. All methods may be called from several threads at once.
+Every method raises InvalidNameError for a key that `protocol.names.check_object_key` refuses (also
+one that comes back from storage in a listing: it is left out and logged), and
+StorageUnavailableError when nothing can be said: no answer, no permission, no space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    key: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """One place for packs, manifests and marks."""
+
+    url: str
+    """Where it is, without credentials: for messages, and for nodes with credentials of their own."""
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Put if absent, whole or not at all: a reader, or a put that is killed, never leaves or
+        sees a part of it. Raises ObjectExistsError when there is one; of many that race one wins."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises ObjectMissingError."""
+        ...
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes [start, end), exactly end - start of them. Raises ObjectMissingError, and
+        StorageUnavailableError when the object is shorter than `end`."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Bytes of the object. Raises ObjectMissingError."""
+        ...
+
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix` (which ends with `/`), sorted by key in code point
+        order, greater than `after`. Empty when there are none."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete the object; not an error when there is none."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections. The store is not used afterwards."""
+        ...
