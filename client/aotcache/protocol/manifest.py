@@ -1,19 +1,19 @@
 """The manifest: the immutable, signed list of one generation of a part's files (docs/format.md).
 
-    header     one line of JSON: format, sizes of the two sections, signatures
-    statement  zstd frame of JSON: what is stored. Signed, as the compressed bytes.
-    locations  zstd frame of JSON: where the bytes lie. Not signed: a digest guards every file, and a
-               collector may move bytes to other packs without holding a key.
+header     one line of JSON: format, sizes of the two sections, signatures
+statement  zstd frame of JSON: what is stored. Signed, as the compressed bytes.
+locations  zstd frame of JSON: where the bytes lie. Not signed: a digest guards every file, and a
+           collector may move bytes to other packs without holding a key.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import msgspec
 
 from aotcache.errors import InvalidNameError, ManifestError
+from aotcache.protocol.compression import zstd
 from aotcache.protocol.names import (
     TreeKey,
     check_generation,
@@ -25,11 +25,6 @@ from aotcache.protocol.paths import check_paths
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 FORMAT = "aotcache-manifest/1"
 STATEMENT_TYPE = "application/vnd.aotcache.statement.v1+json+zstd"
 
@@ -37,6 +32,7 @@ MAX_HEADER = 64 << 10
 MAX_MANIFEST = 64 << 20  # bytes of a stored manifest object
 MAX_SECTION = 256 << 20  # bytes of a section after decompression
 MAX_FILES = 500_000
+MAX_FRAME = 64 << 20  # bytes of a frame after decompression; also of a prefix blob
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
@@ -96,13 +92,13 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """One zstd frame of a pack: bytes as stored, bytes after decompression.
 
-    prefix: index into `Locations.blobs` of the blob whose bytes the frame was compressed against
-    (zstd's reference prefix), or None. A prefix blob never lies in a frame that has one itself.
+    prefix: digest of the blob whose bytes the frame was compressed against (zstd's reference
+    prefix), or None. A prefix blob never lies in a frame that has one itself.
     """
 
     stored: Size
     raw: Size
-    prefix: Index | None = None
+    prefix: Digest | None = None
 
 
 class PackPlace(msgspec.Struct, frozen=True):
@@ -117,7 +113,10 @@ class PackPlace(msgspec.Struct, frozen=True):
 
 
 class BlobPlace(msgspec.Struct, frozen=True, array_like=True):
-    """A blob lies in pack number `pack`, from byte `offset` of the pack's decompressed bytes."""
+    """A blob lies in pack number `pack`, from byte `offset` of the pack's decompressed bytes.
+
+    A blob of zero bytes lies nowhere: pack 0, offset 0, even where there are no packs.
+    """
 
     pack: Index
     offset: Size
@@ -230,7 +229,7 @@ def _decompress(section: bytes) -> bytes:
         if info.decompressed_size is None or info.decompressed_size > MAX_SECTION:
             raise ManifestError("a section does not say its size, or is too large")
         decompressor = zstd.ZstdDecompressor()
-        raw = decompressor.decompress(section, max_length=info.decompressed_size)
+        raw: bytes = decompressor.decompress(section, max_length=info.decompressed_size)
     except zstd.ZstdError as error:
         raise ManifestError(f"a section is not a zstd frame: {error}") from error
     if not decompressor.eof or decompressor.unused_data or len(raw) != info.decompressed_size:
@@ -266,15 +265,11 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
     ends = []
     for pack in locations.packs:
         check_pack(pack.name)
-        if any(frame.stored == 0 or frame.raw == 0 for frame in pack.frames):
-            raise ManifestError(f"pack {pack.name[:12]}: an empty frame")
+        if any(frame.stored == 0 or not 0 < frame.raw <= MAX_FRAME for frame in pack.frames):
+            raise ManifestError(f"pack {pack.name[:12]}: a frame that is empty or too large")
         ends.append(sum(frame.raw for frame in pack.frames))
     for digest, place in zip(digests, locations.blobs, strict=True):
-        if place.pack >= len(ends) or place.offset + place.size > ends[place.pack]:
+        if place.size and (place.pack >= len(ends) or place.offset + place.size > ends[place.pack]):
             raise ManifestError(f"blob {digest[:12]} lies outside its pack")
         if sizes.get(digest, place.size) != place.size:
             raise ManifestError(f"blob {digest[:12]} has another size than its file")
-    for pack in locations.packs:
-        for frame in pack.frames:
-            if frame.prefix is not None and frame.prefix >= len(digests):
-                raise ManifestError(f"pack {pack.name[:12]}: a prefix that is not there")

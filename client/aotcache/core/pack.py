@@ -1,0 +1,165 @@
+"""The pack codec: blobs into frames of zstd, frames into packs, and back.
+
+A pack is the concatenation of zstd frames. A blob is a run of bytes of the pack's decompressed
+bytes; small blobs share a frame, large ones cross frames. Frames never mix blobs of different
+groups (a group is a set of parts), so that one part's pull moves that part's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from aotcache.errors import NotSettledError, PackError
+from aotcache.protocol.compression import zstd
+from aotcache.protocol.manifest import MAX_FRAME, Frame, PackPlace
+
+FRAME_RAW = 4 << 20  # bytes of a full frame before compression
+PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
+LEVEL = 3
+_WORKERS = max(2, min(8, os.cpu_count() or 2))
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    return blake3(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A blob to be packed. `read` gives its location-free bytes.
+
+    prefix: a blob that is nearly equal, as (digest, reader of its bytes): the source is then
+    compressed against it, in a frame of its own.
+    """
+
+    digest: str
+    size: int
+    group: tuple[str, ...]
+    name: str
+    read: Callable[[], bytes]
+    prefix: tuple[str, Callable[[], bytes]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPack:
+    """blobs: digest to (offset in the pack's decompressed bytes, size)."""
+
+    place: PackPlace
+    data: bytes
+    blobs: dict[str, tuple[int, int]]
+
+
+@dataclass(slots=True)
+class _RawFrame:
+    data: bytes
+    starts: list[tuple[str, int, int]]  # digest, offset in this frame, size of the whole blob
+    prefix: tuple[str, bytes] | None = None
+
+
+def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPack]:
+    """Pack blobs in the given order. At most a pack and a few frames are in memory.
+
+    Raises NotSettledError when a source's bytes are not those of its digest any more.
+    """
+    frames: list[tuple[Frame, bytes]] = []
+    blobs: dict[str, tuple[int, int]] = {}
+    stored = raw = 0
+    open_end = 0  # where the last blob that was begun ends: a pack is not closed inside a blob
+    for frame, compressed in _compressed(_raw_frames(sources)):
+        if stored >= PACK_STORED and raw >= open_end:
+            yield _close(frames, blobs, publish_id)
+            frames, blobs, stored, raw, open_end = [], {}, 0, 0, 0
+        prefix = frame.prefix[0] if frame.prefix else None
+        frames.append((Frame(len(compressed), len(frame.data), prefix), compressed))
+        for digest, offset, size in frame.starts:
+            blobs[digest] = (raw + offset, size)
+            open_end = raw + offset + size
+        stored += len(compressed)
+        raw += len(frame.data)
+    if frames:
+        yield _close(frames, blobs, publish_id)
+
+
+def _close(
+    frames: list[tuple[Frame, bytes]], blobs: dict[str, tuple[int, int]], publish_id: str
+) -> BuiltPack:
+    data = b"".join(compressed for _, compressed in frames)
+    name = f"{hashlib.sha256(data).hexdigest()}-{publish_id}"
+    return BuiltPack(PackPlace(name, tuple(frame for frame, _ in frames)), data, blobs)
+
+
+def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
+    buffer = bytearray()
+    starts: list[tuple[str, int, int]] = []
+    group: tuple[str, ...] = ()
+    for source in sources:
+        data = source.read()
+        if len(data) != source.size or digest_of(data) != source.digest:
+            raise NotSettledError(f"{source.name} changed while it was published: try again later")
+        if buffer and (source.prefix or source.group != group):
+            yield _RawFrame(bytes(buffer), starts)
+            buffer, starts = bytearray(), []
+        group = source.group
+        if source.prefix and source.size <= MAX_FRAME:
+            digest, read = source.prefix
+            yield _RawFrame(data, [(source.digest, 0, len(data))], (digest, read()))
+            continue
+        starts.append((source.digest, len(buffer), len(data)))
+        buffer += data
+        if len(buffer) >= FRAME_RAW:
+            for start in range(0, len(buffer), FRAME_RAW):
+                yield _RawFrame(bytes(buffer[start : start + FRAME_RAW]), starts)
+                starts = []
+            buffer = bytearray()
+    if buffer:
+        yield _RawFrame(bytes(buffer), starts)
+
+
+def _compressed(frames: Iterable[_RawFrame]) -> Iterator[tuple[_RawFrame, bytes]]:
+    """Compress in threads, in order, a few frames ahead."""
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="aotcache-zstd") as pool:
+        ahead: deque[tuple[_RawFrame, Future[bytes]]] = deque()
+        for frame in frames:
+            ahead.append((frame, pool.submit(compress, frame.data, frame.prefix)))
+            if len(ahead) > _WORKERS:
+                done, future = ahead.popleft()
+                yield done, future.result()
+        while ahead:
+            done, future = ahead.popleft()
+            yield done, future.result()
+
+
+def compress(data: bytes, prefix: tuple[str, bytes] | None = None) -> bytes:
+    parameter = zstd.CompressionParameter
+    options: dict[int, int] = {parameter.compression_level: LEVEL, parameter.checksum_flag: 0}
+    if prefix is None:
+        return zstd.compress(data, options=options)
+    # The window must reach back over the whole prefix, and long-distance matching finds it there.
+    window = max(20, min(27, (len(data) + len(prefix[1])).bit_length()))
+    options |= {parameter.window_log: window, parameter.enable_long_distance_matching: 1}
+    return zstd.compress(
+        data, options=options, zstd_dict=zstd.ZstdDict(prefix[1], is_raw=True).as_prefix
+    )
+
+
+def decompress(stored: bytes | memoryview, frame: Frame, prefix: bytes | None = None) -> bytes:
+    """The bytes of one frame. Raises PackError unless it holds exactly `frame.raw` bytes; no more
+    than that is ever allocated."""
+    reference = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
+    decompressor = zstd.ZstdDecompressor(zstd_dict=reference, options=options)
+    try:
+        raw: bytes = decompressor.decompress(stored, max_length=frame.raw)
+        # With its output full to the last byte zstd may not have seen the frame's end yet.
+        more = b"" if decompressor.eof else decompressor.decompress(b"", max_length=1)
+    except zstd.ZstdError as error:
+        raise PackError(f"a frame is damaged: {error}") from error
+    if more or not decompressor.eof or len(raw) != frame.raw or decompressor.unused_data:
+        raise PackError(f"a frame does not hold the {frame.raw} bytes that its manifest names")
+    return raw

@@ -1,0 +1,143 @@
+"""Relocation: absolute paths out of what is stored, and back in at the place of the install.
+
+Two kinds of files hold absolute paths that are followed when a tree is used:
+
+    __grp__*.json           Triton: every string under a `child_paths` key, at any depth. Stored with
+                            the file's own directory as a mark, so that the copies under each
+                            triton/{device} are equal.
+    vllm_compile_cache.py   vLLM: the handles. Stored with the tree's directory as a mark.
+
+The prefix is taken from the content, not from where the tree lies now (it may have been copied), and
+replaced byte for byte: installed where it came from, a file is what it was. All other files, binary
+ones above all, are stored and installed as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from posixpath import basename, dirname
+from typing import Any
+
+from aotcache.errors import InvalidNameError, RelocationError
+from aotcache.protocol.manifest import BY_DIRECTORY, BY_TREE, NOT_RELOCATED
+from aotcache.protocol.paths import check_path
+
+MARKS = {BY_DIRECTORY: b"<<aotcache:dir>>", BY_TREE: b"<<aotcache:tree>>"}
+MAX_RELOCATED = 16 << 20
+
+
+def kind_of(path: str) -> str:
+    """How the file at this path inside a tree is relocated: a `FileEntry.relocate`."""
+    name = basename(path)
+    if name.startswith("__grp__") and name.endswith(".json"):
+        return BY_DIRECTORY
+    return BY_TREE if name == "vllm_compile_cache.py" else NOT_RELOCATED
+
+
+def make_free(content: bytes, path: str, tree_name: str) -> tuple[str, bytes]:
+    """The location-free bytes of a file, and how it is relocated at install.
+
+    path: inside the tree. tree_name: name of the tree's own directory, the hash.
+    Raises RelocationError when a path points outside the tree.
+    """
+    kind = kind_of(path)
+    if kind == NOT_RELOCATED:
+        return NOT_RELOCATED, content
+    _check_size(content, path)
+    mark = MARKS[kind]
+    if mark in content:
+        raise RelocationError(f"{path}: holds the mark {mark.decode()} already")
+    own = basename(dirname(path)) if kind == BY_DIRECTORY else tree_name
+    prefix = _common_prefix(list(_followed(content, path, kind)), path, own)
+    if prefix is None:
+        return NOT_RELOCATED, content
+    free = content.replace(_encode(prefix, kind) + b"/", mark + b"/")
+    _check_free(free, path, kind)
+    return kind, free
+
+
+def put_back(free: bytes, path: str, kind: str, tree_path: str) -> bytes:
+    """The bytes to install of a location-free file, for a tree at `tree_path` (absolute).
+
+    Raises RelocationError when a path would point outside the tree.
+    """
+    if kind == NOT_RELOCATED:
+        return free
+    _check_size(free, path)
+    _check_free(free, path, kind)
+    place = f"{tree_path}/{dirname(path)}" if kind == BY_DIRECTORY else tree_path
+    return free.replace(MARKS[kind], _encode(place, kind))
+
+
+def _check_size(content: bytes, path: str) -> None:
+    if len(content) > MAX_RELOCATED:
+        raise RelocationError(
+            f"{path}: {len(content)} bytes, at most {MAX_RELOCATED} are relocated"
+        )
+
+
+def _encode(path: str, kind: str) -> bytes:
+    """A path as it stands between the quotes of a JSON or Python string."""
+    text = json.dumps(path) if kind == BY_DIRECTORY else repr(path)
+    return text[1:-1].encode()
+
+
+def _common_prefix(found: list[str], path: str, own: str) -> str | None:
+    """The one directory under which all followed paths lie: `/…/{own}`. None: no path is followed."""
+    prefixes = set()
+    for value in found:
+        head, middle, rest = value.rpartition(f"/{own}/")
+        if not value.startswith("/") or not middle:
+            raise RelocationError(f"{path}: {value[:200]!r} does not lie in a directory {own}")
+        _check_rest(rest, path)
+        prefixes.add(f"{head}/{own}")
+    if len(prefixes) > 1:
+        raise RelocationError(f"{path}: paths under different directories: {sorted(prefixes)[:2]}")
+    return prefixes.pop() if prefixes else None
+
+
+def _check_free(free: bytes, path: str, kind: str) -> None:
+    mark = MARKS[kind].decode()
+    for value in _followed(free, path, kind):
+        if not value.startswith(f"{mark}/"):
+            raise RelocationError(f"{path}: {value[:200]!r} points outside the tree")
+        _check_rest(value[len(mark) + 1 :], path)
+
+
+def _check_rest(rest: str, path: str) -> None:
+    try:
+        check_path(rest)
+    except InvalidNameError as error:
+        raise RelocationError(f"{path}: {error}") from error
+
+
+def _followed(content: bytes, path: str, kind: str) -> Iterator[str]:
+    """The strings that are followed as paths when the file is used."""
+    try:
+        if kind == BY_DIRECTORY:
+            yield from _child_paths(json.loads(content))
+        else:
+            yield from _handles(ast.parse(content.decode(), mode="eval"))
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise RelocationError(f"{path}: cannot be read: {error}") from error
+
+
+def _child_paths(value: Any, inside: bool = False) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _child_paths(item, inside or key == "child_paths")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _child_paths(item, inside)
+    elif inside and isinstance(value, str):
+        yield value
+
+
+def _handles(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+            if text.startswith(("/", MARKS[BY_TREE].decode())):
+                yield text

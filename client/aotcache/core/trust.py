@@ -1,0 +1,154 @@
+"""Trust: Ed25519 keys, signatures over statements, and the policy that decides what is accepted.
+
+Loading a cache is running code, so a node verifies for itself: neither storage nor service can
+forge a part. Verification comes before anything of the statement is decompressed or parsed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from aotcache.errors import TrustError, UsageError
+from aotcache.protocol.manifest import (
+    Manifest,
+    Signature,
+    decode_manifest,
+    signed_message,
+    split_manifest,
+)
+
+SIGNED, UNSIGNED = "signed", "unsigned"
+_PREFIX = "aotcache-ed25519"
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """32 hex characters: the start of the SHA-256 of the raw public key."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A publisher's private key. Its repr shows only the key id."""
+
+    private: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return key_id(self.private.public_key())
+
+    def sign(self, statement_bytes: bytes) -> Signature:
+        return Signature(self.id, self.private.sign(signed_message(statement_bytes)))
+
+    def public_line(self, comment: str = "") -> str:
+        """One line for a file of trusted keys: `aotcache-ed25519 BASE64 comment`."""
+        raw = base64.b64encode(self.private.public_key().public_bytes_raw()).decode()
+        return f"{_PREFIX} {raw} {comment}".rstrip()
+
+    def pem(self) -> bytes:
+        return self.private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+
+def generate_key() -> SigningKey:
+    return SigningKey(Ed25519PrivateKey.generate())
+
+
+def load_signing_key(pem: bytes, where: str) -> SigningKey:
+    """Raises UsageError naming `where` (a path), never showing the content."""
+    try:
+        private = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{where} is not an unencrypted PEM private key") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise UsageError(f"{where} is not an Ed25519 key; make one with `aotcache key generate`")
+    return SigningKey(private)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    id: str
+    key: Ed25519PublicKey = field(repr=False)
+    comment: str = ""
+
+
+def parse_trusted_keys(text: str, where: str) -> list[TrustedKey]:
+    """Lines of `aotcache-ed25519 BASE64 comment`; empty lines and `#` lines are skipped."""
+    keys = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split(maxsplit=2)
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            if words[0] != _PREFIX:
+                raise ValueError(words[0])
+            raw = base64.b64decode(words[1], validate=True)
+            public = Ed25519PublicKey.from_public_bytes(raw)
+        except (ValueError, IndexError, binascii.Error) as error:
+            raise UsageError(
+                f"{where}, line {number}: not a public key (`{_PREFIX} BASE64 comment`)"
+            ) from error
+        keys.append(TrustedKey(key_id(public), public, words[2] if len(words) > 2 else ""))
+    return keys
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """`signed`: a statement needs a good signature by one of the keys. `unsigned`: none is asked."""
+
+    mode: str
+    keys: dict[str, TrustedKey] = field(default_factory=dict)
+
+    def accept(self, data: bytes, what: str) -> Manifest:
+        """Decode a manifest if it may be trusted. `what` names the part in messages.
+
+        Raises TrustError, or ManifestError where the bytes are not a manifest.
+        """
+        if self.mode == SIGNED:
+            statement_bytes, _, signatures = split_manifest(data)
+            self._verify(statement_bytes, signatures, what)
+        return decode_manifest(data)
+
+    def _verify(self, statement_bytes: bytes, signatures: tuple[Signature, ...], what: str) -> None:
+        message = signed_message(statement_bytes)
+        for signature in signatures:
+            trusted = self.keys.get(signature.key)
+            if trusted is None:
+                continue
+            try:
+                trusted.key.verify(signature.sig, message)
+            except InvalidSignature as error:
+                raise TrustError(
+                    f"{what}: the signature of key {signature.key} does not fit: the manifest was "
+                    "changed after it was signed. Nothing was installed; find out who wrote it"
+                ) from error
+            return
+        signers = ", ".join(signature.key for signature in signatures) or "nobody"
+        raise TrustError(
+            f"{what}: signed by {signers}, and none of the {len(self.keys)} trusted keys is among "
+            "them. Nothing was installed; trust the publisher's key with `aotcache key trust`"
+        )
+
+
+def make_policy(mode: str, keys: list[TrustedKey]) -> TrustPolicy:
+    """The policy of a node: `signed` as soon as a key is trusted; `unsigned` only when asked for."""
+    if mode not in (SIGNED, UNSIGNED, ""):
+        raise UsageError(f"trust policy {mode!r}: there are `{SIGNED}` and `{UNSIGNED}`")
+    if mode == UNSIGNED:
+        return TrustPolicy(UNSIGNED)
+    if not keys:
+        raise UsageError(
+            "no trusted key: loading a compile cache runs its code. Trust a publisher's key with "
+            "`aotcache key trust`, or say AOTCACHE_TRUST=unsigned if everyone who can write to "
+            "this service may run code here"
+        )
+    return TrustPolicy(SIGNED, {key.id: key for key in keys})
