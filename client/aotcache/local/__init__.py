@@ -1,0 +1,1 @@
+"""This machine's disk: state beside the trees, staging, install, records, journal."""

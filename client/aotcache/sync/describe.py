@@ -1,0 +1,59 @@
+"""Describe: the location-free digest of each file of a tree, read only where it has changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from aotcache.core.pack import digest_of
+from aotcache.core.relocation import make_free
+from aotcache.errors import NotSettledError, RelocationError
+from aotcache.local.journal import Described, read_memo, write_memo
+from aotcache.local.state import TreeState, read_bytes
+from aotcache.probe.trees import FoundTree, ScannedFile
+
+
+def read_free(tree: FoundTree, path: str) -> tuple[str, bytes]:
+    """How a file is relocated, and its location-free bytes. Raises RelocationError, or
+    NotSettledError when it went away."""
+    try:
+        content = read_bytes(os.path.join(tree.path, path))
+    except OSError as error:
+        raise NotSettledError(f"{tree.path}/{path}: {error.strerror}") from error
+    return make_free(content, path, tree.hash)
+
+
+def describe(
+    tree: FoundTree, files: Iterable[ScannedFile]
+) -> tuple[dict[str, Described], list[tuple[str, str]]]:
+    """What each file holds, by path, and what has to be left out as (path, reason)."""
+    state = TreeState(tree.path)
+    memo = read_memo(state)
+    described: dict[str, Described] = {}
+    changed = []
+    for file in files:
+        known = memo.get(file.path)
+        if known is not None and known.stat == (file.size, file.mtime_ns, file.inode):
+            described[file.path] = known
+        else:
+            changed.append(file)
+    left_out: list[tuple[str, str]] = []
+
+    def read(file: ScannedFile) -> Described | RelocationError:
+        try:
+            relocate, free = read_free(tree, file.path)
+        except RelocationError as error:
+            return error
+        stat = (file.size, file.mtime_ns, file.inode)
+        return Described(stat, digest_of(free), len(free), relocate)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 2)) as pool:
+        for file, result in zip(changed, pool.map(read, changed), strict=True):
+            if isinstance(result, RelocationError):
+                left_out.append((file.path, str(result)))
+            else:
+                described[file.path] = result
+    if changed:
+        write_memo(state, described)
+    return described, left_out

@@ -1,0 +1,101 @@
+"""What a tree on this disk is: its platform, its parts, its recipe, from records beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aotcache.errors import UsageError
+from aotcache.probe.trees import FoundTree, TreeScan, devices, holds_cpp
+from aotcache.protocol.names import SHARED, check_part, part_directory
+from aotcache.protocol.platform import Platform, differences
+from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import EngineRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """platform: as it enters the key. parts: name of the part for each directory that holds one
+    (`shared`, `rank_0_0`)."""
+
+    platform: Platform
+    parts: dict[str, str]
+    recipe: Recipe | None = None
+    expected_parts: tuple[str, ...] = ()
+    compile_seconds: float | None = None
+    hash_factors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def identify(
+    tree: FoundTree,
+    scan: TreeScan,
+    records: Sequence[EngineRecord],
+    platform: Platform | None = None,
+) -> Identity:
+    """Raises UsageError where neither a record nor `platform` says what the tree was built for."""
+    said = platform or _recorded_platform(tree, records)
+    # Compiled C++ runs only on such CPUs; a tree without any runs on all.
+    keyed = said if said.device == "cpu" or holds_cpp(scan) else said.for_any_cpu()
+    first = records[0] if records else None
+    seconds = [r.compile_seconds for r in records if r.compile_seconds is not None]
+    return Identity(
+        platform=keyed,
+        parts=_parts(tree, scan, records, keyed),
+        recipe=first.recipe if first else None,
+        expected_parts=first.expected_parts if first else (),
+        compile_seconds=max(seconds, default=None),
+        hash_factors=first.hash_factors if first else {},
+        notes=first.notes if first else {},
+    )
+
+
+def _recorded_platform(tree: FoundTree, records: Sequence[EngineRecord]) -> Platform:
+    if not records:
+        raise UsageError(
+            f"{tree.path} has no engine record, so nothing says which platform it was compiled for: "
+            "say --platform detect if it was compiled on this machine by this Python, or "
+            "--platform FILE"
+        )
+    for record in records[1:]:
+        if record.platform != records[0].platform:
+            fields = [d.field for d in differences(record.platform, records[0].platform)]
+            raise UsageError(
+                f"the engine records of {tree.path} name different platforms ({', '.join(fields)}): "
+                "delete the tree and its records, and let the engine compile again"
+            )
+    return records[0].platform
+
+
+def _parts(
+    tree: FoundTree, scan: TreeScan, records: Sequence[EngineRecord], platform: Platform
+) -> dict[str, str]:
+    folders = sorted({file.part_dir for file in scan.files})
+    recorded = {
+        part_directory(record.part): record.part for record in records if record.part != SHARED
+    }
+    ranks = [folder for folder in folders if folder != SHARED]
+    guessed = _guess_devices(tree, scan, ranks, platform) if set(ranks) - set(recorded) else {}
+    return {
+        folder: SHARED if folder == SHARED else recorded.get(folder) or guessed[folder]
+        for folder in folders
+    }
+
+
+def _guess_devices(
+    tree: FoundTree, scan: TreeScan, ranks: list[str], platform: Platform
+) -> dict[str, str]:
+    """Without a record: a CPU has one device; as many devices as ranks are taken in order, as
+    launchers do. Anything else could hand a rank another device's kernels."""
+    if platform.device == "cpu":
+        return {rank: check_part(f"{rank}-d0") for rank in ranks}
+    found = sorted(devices(scan))
+    ordered = sorted(ranks, key=lambda rank: [int(number) for number in rank.split("_")[1:]])
+    if len(found) != len(ranks):
+        raise UsageError(
+            f"{tree.path} holds {len(ranks)} ranks and kernels of {len(found)} devices, so nothing "
+            "says which rank ran on which: publish it with the engine's record beside it"
+        )
+    return {
+        rank: check_part(f"{rank}-d{device}") for rank, device in zip(ordered, found, strict=True)
+    }

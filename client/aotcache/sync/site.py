@@ -1,0 +1,38 @@
+"""The site: the one place that trees are published to and pulled from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aotcache.core.trust import SigningKey, TrustPolicy
+from aotcache.protocol.manifest import Manifest
+from aotcache.remote import Index
+from aotcache.storage import ObjectStore
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a long run says while it runs. `step` gets one line a step, `moved` bytes moved of how
+    many in all."""
+
+    step: Callable[[str], None] = logging.getLogger("aotcache").info
+    moved: Callable[[int, int], None] = lambda done, total: None  # noqa: ARG005
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """index: what is stored; store: the bytes; policy: whose manifests are accepted; signer: signs
+    what is published from here (None: published unsigned)."""
+
+    index: Index
+    store: ObjectStore
+    policy: TrustPolicy
+    signer: SigningKey | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    def manifest(self, key: str) -> Manifest:
+        """Fetch a manifest and accept it under the policy. Raises TrustError, ManifestError,
+        ObjectMissingError."""
+        return self.policy.accept(self.store.get(key), key)
