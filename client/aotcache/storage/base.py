@@ -23,11 +23,12 @@ class ObjectStore(Protocol):
     """One place for packs, manifests and marks."""
 
     url: str
-    """Where it is, without credentials: for messages, and for nodes with credentials of their own."""
+    """Where it is, without credentials: for messages, and for nodes that have their own."""
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Put if absent, whole or not at all: a reader, or a put that is killed, never leaves or
-        sees a part of it. Raises ObjectExistsError when there is one; of many that race one wins."""
+        """Put if absent, whole or not at all: no reader sees a part of it, and a put that is
+        killed leaves none. Raises ObjectExistsError when there is one; of many that race one
+        wins."""
         ...
 
     def get(self, key: str) -> bytes:

@@ -1,0 +1,107 @@
+"""The service's index: one method per call of the API, no state between calls."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import msgspec
+
+from aotcache.net.http import HttpClient
+from aotcache.protocol.names import check_publish_id
+from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+from aotcache.protocol.v1.outcomes import Outcome
+from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
+from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
+from aotcache.protocol.v1.trees import Deleted, TreeDetails, TreePage
+
+
+class Index:
+    """What is stored. Any replica answers any call.
+
+    Every method raises UnavailableError when the service does not answer as one, and the class of
+    errors.py that its answer names. A miss is a result, never an exception.
+    """
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    def lookup(self, asked: Lookup) -> Hit | Miss:
+        return self._client.request_json("POST", "/v1/lookup", asked, Hit, miss=Miss)
+
+    def lookup_recipe(self, asked: RecipeLookup) -> RecipeHit | Miss:
+        return self._client.request_json("POST", "/v1/recipes/lookup", asked, RecipeHit, miss=Miss)
+
+    def trees(
+        self,
+        *,
+        namespace: str | None = None,
+        layout: str | None = None,
+        hash: str | None = None,
+        engine: str | None = None,
+        model: str | None = None,
+        platform: str | None = None,
+        sort: str | None = None,
+        order: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> TreePage:
+        """One page of trees. None: not filtered by it. hash: its start. platform: an id.
+        sort: one of `SORTS`. order: `asc` or `desc`. cursor: of the page before."""
+        query = _query(
+            namespace=namespace,
+            layout=layout,
+            hash=hash,
+            engine=engine,
+            model=model,
+            platform=platform,
+            sort=sort,
+            order=order,
+            cursor=cursor,
+            limit=limit,
+        )
+        return self._client.request_json("GET", "/v1/trees", None, TreePage, query=query)
+
+    def tree(
+        self,
+        hash: str,
+        *,
+        namespace: str | None = None,
+        layout: str | None = None,
+        platform: str | None = None,
+    ) -> TreeDetails:
+        """Every tree of one hash. Raises NotFoundError where there is none."""
+        query = _query(namespace=namespace, layout=layout, platform=platform)
+        return self._client.request_json("GET", _tree(hash), None, TreeDetails, query=query)
+
+    def delete(
+        self,
+        hash: str,
+        *,
+        namespace: str | None = None,
+        layout: str | None = None,
+        platform: str | None = None,
+    ) -> Deleted:
+        """Delete the trees of one hash. Raises NotFoundError where there is none."""
+        query = _query(namespace=namespace, layout=layout, platform=platform)
+        return self._client.request_json("DELETE", _tree(hash), None, Deleted, query=query)
+
+    def open_session(self, asked: OpenSession) -> Session:
+        return self._client.request_json("POST", "/v1/publish", asked, Session)
+
+    def commit(self, publish_id: str, commit: Commit) -> Committed:
+        """Raises GenerationTakenError, SessionExpiredError or CondemnedError where it fails."""
+        path = f"/v1/publish/{check_publish_id(publish_id)}/commit"
+        return self._client.request_json("POST", path, commit, Committed)
+
+    def outcome(self, outcome: Outcome) -> None:
+        data = msgspec.json.encode(outcome)
+        headers = {"Content-Type": "application/json"}
+        self._client.request_bytes("POST", "/v1/outcomes", data, headers=headers)
+
+
+def _tree(hash: str) -> str:
+    return f"/v1/trees/{quote(hash, safe='')}"
+
+
+def _query(**values: str | int | None) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items() if value is not None}
