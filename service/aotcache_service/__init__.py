@@ -1,0 +1,1 @@
+"""The aotcache service: the index of what object storage holds, over HTTP."""

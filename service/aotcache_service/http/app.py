@@ -1,0 +1,69 @@
+"""The app factory. The app starts at once, however much is stored: nothing is scanned."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from aotcache import __version__
+from aotcache.storage import open_store
+from aotcache.storage.base import ObjectStore
+
+from ..index.database import Database
+from ..index.usage import UsageCounter
+from ..settings import ServiceSettings
+from . import errors, health
+from .context import Context
+from .v1 import lookup, objects, outcomes, publish, recipes, trees
+
+DESCRIPTION = """Which compiled torch.compile and vLLM trees are stored, and how to fetch them.
+
+Every answer that is not a 2xx has a `Problem` as its body; a lookup
+that finds nothing has a `Miss`.
+"""
+
+
+def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> FastAPI:
+    """The service of these settings; `store`: another one than at `settings.storage_url`.
+
+    A store that is given stays the caller's to close. Raises UsageError for a URL of neither a
+    store nor a database.
+    """
+    database = Database(settings.database_url)
+    context = Context(
+        settings=settings,
+        database=database,
+        store=open_store(settings.storage_url) if store is None else store,
+        usage=UsageCounter(database),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(database.migrate)
+        context.usage.start()
+        context.ready = True
+        try:
+            yield
+        finally:
+            context.ready = False
+            await run_in_threadpool(context.usage.close)
+            if store is None:
+                await run_in_threadpool(context.store.close)
+            database.close()
+
+    app = FastAPI(
+        title="aotcache",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.context = context
+    errors.install(app)
+    app.include_router(health.router)
+    for routes in (lookup, recipes, trees, publish, objects, outcomes):
+        app.include_router(routes.router, prefix="/v1")
+    return app

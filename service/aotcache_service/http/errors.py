@@ -1,0 +1,133 @@
+"""One table: which HTTP status an error is answered with. The body is always a Problem."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from aotcache.errors import (
+    AotcacheError,
+    CondemnedError,
+    FormatError,
+    GenerationTakenError,
+    InvalidNameError,
+    NotFoundError,
+    ObjectExistsError,
+    ObjectMissingError,
+    SessionExpiredError,
+    StorageError,
+    StorageUnavailableError,
+    TrustError,
+    UnavailableError,
+    UsageError,
+)
+from aotcache.protocol.v1.lookup import Miss
+from aotcache.protocol.v1.problem import Problem
+
+log = logging.getLogger(__name__)
+
+# The closest class in an error's ancestry counts.
+STATUS: dict[type[Exception], int] = {
+    UsageError: 400,
+    InvalidNameError: 400,
+    FormatError: 400,
+    TrustError: 403,
+    StorageError: 502,
+    ObjectMissingError: 404,
+    ObjectExistsError: 409,
+    StorageUnavailableError: 503,
+    UnavailableError: 503,
+    NotFoundError: 404,
+    GenerationTakenError: 409,
+    SessionExpiredError: 410,
+    CondemnedError: 409,
+    RequestValidationError: 422,
+    OperationalError: 503,
+    PoolTimeoutError: 503,
+    DataError: 400,
+    Exception: 500,
+}
+
+_DESCRIPTIONS = {
+    400: "Something asked for cannot be, or is of the wrong form",
+    404: "There is none of that name",
+    408: "The body took too long",
+    409: "Something else is there already, or is going",
+    410: "The publish session is over",
+    411: "The request has no Content-Length",
+    413: "The body is too large",
+    416: "The range lies outside the object",
+    422: "The request does not validate",
+    500: "The service has a fault; its log tells more",
+    503: "Object storage or the database does not answer: try again",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: these answers, and those that every route can give."""
+    return {
+        status: {"model": Problem, "description": _DESCRIPTIONS[status]}
+        for status in sorted({*statuses, 422, 500, 503})
+    }
+
+
+def miss_answer(miss: Miss) -> JSONResponse:
+    return JSONResponse(asdict(miss), status_code=404)
+
+
+def install(app: FastAPI) -> None:
+    for cls in (*STATUS, AotcacheError):
+        app.add_exception_handler(cls, _answer)
+    app.add_exception_handler(HTTPException, _http_answer)
+
+
+def status_of(error: Exception) -> int:
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def _answer(request: Request, error: Exception) -> JSONResponse:
+    status = status_of(error)
+    where = f"{request.method} {request.url.path}"
+    if status >= 500 and status != 503:
+        log.error("%s failed", where, exc_info=error)
+    elif status == 503:
+        log.warning("%s: %s", where, error)
+    return _problem(status, *_said(error))
+
+
+def _said(error: Exception) -> tuple[str, str]:
+    """Code and message, without internals of what is none of our errors."""
+    if isinstance(error, AotcacheError):
+        return error.code, str(error)
+    if isinstance(error, RequestValidationError):
+        found = [
+            f"{'.'.join(str(piece) for piece in one['loc'])}: {one['msg']}"
+            for one in error.errors()[:5]
+        ]
+        return UsageError.code, "; ".join(found)[:2000]
+    if isinstance(error, DataError):
+        return UsageError.code, "the database cannot hold a value of this request"
+    if isinstance(error, (OperationalError, PoolTimeoutError)):
+        return UnavailableError.code, "the index's database does not answer: try again"
+    return AotcacheError.code, "the service has a fault; its log tells more"
+
+
+def _http_answer(_request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI itself refuses (no such route, no such method), and statuses without a class."""
+    assert isinstance(error, HTTPException)
+    code = NotFoundError.code if error.status_code == 404 else UsageError.code
+    answer = _problem(error.status_code, code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _problem(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse(asdict(Problem(code=code, message=message)), status_code=status)

@@ -1,0 +1,26 @@
+"""Is the process alive, and can it answer? Neither asks the database, so neither can hang."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aotcache.errors import UnavailableError
+
+from .context import ContextDep
+from .errors import problems
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", responses=problems())
+async def livez() -> dict[str, str]:
+    """200 as long as the process runs."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses=problems(503))
+async def readyz(context: ContextDep) -> dict[str, str]:
+    """200 once the database's tables are of this version."""
+    if not context.ready:
+        raise UnavailableError("the service is starting: its database is being migrated")
+    return {"status": "ready"}

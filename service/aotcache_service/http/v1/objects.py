@@ -1,0 +1,179 @@
+"""`/v1/objects`: bytes through the service, for nodes without storage credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from aotcache.errors import InvalidNameError, PackError
+from aotcache.protocol.names import check_object_key, check_pack, pack_key, parse_manifest_key
+from aotcache.protocol.v1.objects import ListedObject, ObjectPage
+from aotcache.storage.base import ObjectStore
+
+from ...index.publishing import is_committed
+from ...index.write import condemn_unknown_pack
+from ...ops.reading import check_manifest
+from ..context import ContextDep
+from ..errors import problems
+
+router = APIRouter(tags=["objects"])
+
+MAX_PAGE = 1000
+MAX_BODY = 128 << 20
+UPLOAD_SECONDS = 600
+PIECE = 4 << 20  # bytes of an object held at a time for each download
+BINARY = "application/octet-stream"
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_CONTENT = {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.get("/objects", responses=problems(400))
+def list_objects(
+    context: ContextDep,
+    prefix: Annotated[str, Query(max_length=512, description="Ends with `/`; empty: all")] = "",
+    after: Annotated[str, Query(max_length=512)] = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+) -> ObjectPage:
+    """Keys and sizes, in code point order, greater than `after`."""
+    if prefix:
+        if not prefix.endswith("/"):
+            raise InvalidNameError(f"{prefix[:140]!r} is not a prefix of keys: it ends with no '/'")
+        check_object_key(prefix + "x")
+    found = list(islice(context.store.list(prefix, after), limit + 1))
+    objects = tuple(ListedObject(key=one.key, size=one.size) for one in found[:limit])
+    return ObjectPage(objects=objects, after=objects[-1].key if len(found) > limit else "")
+
+
+@router.head("/objects/{key:path}", response_class=Response, responses=problems(400, 404))
+def head_object(key: str, context: ContextDep) -> Response:
+    """Its size, as Content-Length."""
+    headers = {"Content-Length": str(context.store.size(key)), "Accept-Ranges": "bytes"}
+    return Response(media_type=BINARY, headers=headers)
+
+
+@router.get(
+    "/objects/{key:path}",
+    response_class=Response,
+    responses={**problems(400, 404, 416), 200: _CONTENT, 206: _CONTENT},
+)
+def get_object(key: str, request: Request, context: ContextDep) -> Response:
+    """Its bytes; with `Range: bytes=a-b`, those."""
+    size = context.store.size(key)
+    headers = {"Accept-Ranges": "bytes"}
+    start, end, status = 0, size, 200
+    # Any other form of range may be ignored, and is (RFC 9110, 14.2).
+    wanted = _RANGE.fullmatch(request.headers.get("range", ""))
+    if wanted:
+        last = int(wanted[2]) if wanted[2] else size - 1
+        start, end, status = int(wanted[1]), min(last + 1, size), 206
+        if start >= end:
+            raise HTTPException(
+                416,
+                f"{key} has {size} bytes, the range starts at {start}",
+                headers={"Content-Range": f"bytes */{size}"},
+            )
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - start)
+    if end - start <= PIECE:
+        data = context.store.get_range(key, start, end) if end > start else b""
+        return Response(data, status, headers=headers, media_type=BINARY)
+    pieces = _pieces(context.store, key, start, end)
+    return StreamingResponse(pieces, status, headers=headers, media_type=BINARY)
+
+
+@router.put(
+    "/objects/{key:path}",
+    status_code=204,
+    openapi_extra=_BODY,
+    responses=problems(400, 408, 409, 411, 413),
+)
+async def put_object(key: str, request: Request, context: ContextDep) -> Response:
+    """Put a pack or a manifest if absent, whole or not at all. Needs a Content-Length."""
+    _check_kind(key)
+    length = _content_length(request)
+    try:
+        async with context.uploads:
+            body = _read_body(request, length)
+            data, digest = await asyncio.wait_for(body, UPLOAD_SECONDS)
+            await run_in_threadpool(_put, context.store, key, data, digest)
+    except asyncio.TimeoutError as error:
+        raise HTTPException(408, f"{key}: the body took over {UPLOAD_SECONDS} s") from error
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody is there to read it
+    return Response(status_code=204)
+
+
+@router.delete("/objects/{key:path}", status_code=204, responses=problems(400, 409))
+def delete_object(key: str, context: ContextDep) -> None:
+    """Delete a pack or manifest that the index does not know; not an error when there is none."""
+    if _check_kind(key) == "packs":
+        pieces = key.split("/")
+        with context.database.write() as db:
+            free = condemn_unknown_pack(db, pieces[0], pieces[-1])
+    else:
+        with context.database.read() as db:
+            free = not is_committed(db, parse_manifest_key(key))
+    if not free:
+        raise HTTPException(409, f"{key} is in the index: delete its tree instead")
+    context.store.delete(key)
+
+
+def _check_kind(key: str) -> str:
+    """`packs` or `trees`. Marks are the service's own: they are neither put nor deleted here."""
+    pieces = check_object_key(key).split("/")
+    if pieces[1] == "packs" and key == pack_key(pieces[0], check_pack(pieces[-1])):
+        return "packs"
+    if pieces[1] == "trees":
+        parse_manifest_key(key)
+        return "trees"
+    raise InvalidNameError(f"{key!r} is the key of neither a pack nor a manifest")
+
+
+def _content_length(request: Request) -> int:
+    text = request.headers.get("content-length", "")
+    if not text.isdecimal():
+        raise HTTPException(411, "a body needs its Content-Length")
+    if int(text) > MAX_BODY:
+        raise HTTPException(413, f"an object has at most {MAX_BODY} bytes, not {text[:20]}")
+    return int(text)
+
+
+async def _read_body(request: Request, length: int) -> tuple[bytearray, str]:
+    """The body and its SHA-256. The server ends the stream with ClientDisconnect when the client
+    leaves before `length` bytes."""
+    data = bytearray()
+    digest = hashlib.sha256()
+    async for chunk in request.stream():
+        data += chunk
+        digest.update(chunk)
+    if len(data) != length:
+        raise HTTPException(400, f"the body has {len(data)} bytes, its Content-Length is {length}")
+    return data, digest.hexdigest()
+
+
+def _put(store: ObjectStore, key: str, data: bytearray, digest: str) -> None:
+    if _check_kind(key) == "trees":
+        check_manifest(key, bytes(data))
+    elif not key.rpartition("/")[2].startswith(f"{digest}-"):
+        raise PackError(f"{key}: the body's SHA-256 is {digest[:12]}…: it was damaged on its way")
+    store.put(key, memoryview(data))
+
+
+def _pieces(store: ObjectStore, key: str, start: int, end: int) -> Iterator[bytes]:
+    for offset in range(start, end, PIECE):
+        yield store.get_range(key, offset, min(offset + PIECE, end))

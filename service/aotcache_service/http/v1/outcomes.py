@@ -1,0 +1,20 @@
+"""`POST /v1/outcomes`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aotcache.protocol.v1.outcomes import Outcome
+
+from ...index.write import count_outcome
+from ..context import ContextDep, now
+from ..errors import problems
+
+router = APIRouter(tags=["outcomes"])
+
+
+@router.post("/outcomes", status_code=204, responses=problems(404))
+def post_outcome(outcome: Outcome, context: ContextDep) -> None:
+    """Tell what the engine did with a part that was pulled."""
+    with context.database.write() as db:
+        count_outcome(db, outcome, now())

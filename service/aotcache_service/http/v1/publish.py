@@ -1,0 +1,31 @@
+"""`POST /v1/publish` and `POST /v1/publish/{publish id}/commit`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
+
+from ...ops import publish as ops
+from ..context import ContextDep, now
+from ..errors import problems
+
+router = APIRouter(tags=["publish"])
+
+
+@router.post("/publish", responses=problems(400))
+def open_session(asked: OpenSession, context: ContextDep) -> Session:
+    """Open a publish session, or resume the one of this publish id."""
+    return ops.open_session(
+        context.database,
+        asked,
+        now=now(),
+        lifetime=context.settings.session_seconds,
+        storage_url=context.storage_url,
+    )
+
+
+@router.post("/publish/{publish_id}/commit", responses=problems(400, 404, 409, 410))
+def commit(publish_id: str, asked: Commit, context: ContextDep) -> Committed:
+    """Add manifests that were put to the index, all or none. Repeating it changes nothing."""
+    return ops.commit(context.database, context.store, publish_id, asked, now=now())

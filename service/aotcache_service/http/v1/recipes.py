@@ -1,0 +1,27 @@
+"""`POST /v1/recipes/lookup`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from aotcache.protocol.v1.lookup import Miss
+from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
+
+from ...index import lookup as index
+from ..context import ContextDep, now
+from ..errors import miss_answer, problems
+from .lookup import MISS
+
+router = APIRouter(tags=["lookup"])
+
+
+@router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(), **MISS})
+def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> RecipeHit | JSONResponse:
+    """Which trees did starts of this recipe use, on this platform?"""
+    with context.database.read() as db:
+        found = index.lookup_recipe(db, asked, context.storage_url)
+    if isinstance(found, Miss):
+        return miss_answer(found)
+    context.usage.record(found.trees, now())
+    return found.hit

@@ -1,0 +1,99 @@
+"""`GET /v1/trees`, `GET /v1/trees/{hash}`, `DELETE /v1/trees/{hash}`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from aotcache.errors import InvalidNameError
+from aotcache.protocol.names import (
+    DEFAULT_NAMESPACE,
+    LAYOUTS,
+    check_hash,
+    check_layout,
+    check_namespace,
+    check_platform_id,
+)
+from aotcache.protocol.v1.trees import MAX_LIMIT, Deleted, TreeDetails, TreePage
+
+from ...index.listing import Filter, list_trees, tree_details
+from ...ops.delete import delete_trees
+from ..context import ContextDep
+from ..errors import problems
+
+router = APIRouter(tags=["trees"])
+
+Text = Annotated[str, Query(max_length=1024)]
+# The values of protocol.v1.trees.SORTS: a test holds the two together.
+Sort = Literal["created", "used", "hash", "raw_bytes", "stored_bytes"]
+
+
+@router.get("/trees", responses=problems(400))
+def get_trees(
+    *,
+    context: ContextDep,
+    namespace: Text = "",
+    layout: Text = "",
+    hash: Annotated[str, Query(max_length=128, description="The start of the hash")] = "",
+    engine: Text = "",
+    model: Text = "",
+    platform: Annotated[str, Query(max_length=32, description="A platform's id")] = "",
+    sort: Sort = "created",
+    order: Literal["asc", "desc"] = "desc",
+    cursor: Text = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
+) -> TreePage:
+    """What is stored, a page at a time: pass `cursor` back with the same filter and sort."""
+    wanted = Filter(
+        namespace=namespace and check_namespace(namespace),
+        layout=layout and check_layout(layout),
+        hash=hash,
+        platform_id=platform and check_platform_id(platform),
+        engine=engine,
+        model=model,
+    )
+    with context.database.read() as db:
+        return list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=limit)
+
+
+@router.get("/trees/{hash}", responses=problems(400, 404))
+def get_tree(
+    context: ContextDep, hash: str, namespace: Text = DEFAULT_NAMESPACE, layout: Text = ""
+) -> TreeDetails:
+    """Every tree of one hash: one per layout and platform."""
+    wanted = Filter(
+        namespace=check_namespace(namespace), layout=layout, hash=_whole_hash(layout, hash)
+    )
+    with context.database.read() as db:
+        return tree_details(db, wanted)
+
+
+@router.delete("/trees/{hash}", responses=problems(400, 404))
+def delete_tree(
+    context: ContextDep,
+    hash: str,
+    namespace: Text = DEFAULT_NAMESPACE,
+    layout: Text = "",
+    platform: Text = "",
+) -> Deleted:
+    """Delete the trees of one hash; empty layout, platform: all of them."""
+    return delete_trees(
+        context.database,
+        context.store,
+        check_namespace(namespace),
+        _whole_hash(layout, hash),
+        layout=layout,
+        platform=platform and check_platform_id(platform),
+    )
+
+
+def _whole_hash(layout: str, value: str) -> str:
+    if layout:
+        return check_hash(layout, value)
+    for name in LAYOUTS:
+        try:
+            return check_hash(name, value)
+        except InvalidNameError:
+            continue
+    raise InvalidNameError(f"{value[:140]!r} is not a hash of any layout")

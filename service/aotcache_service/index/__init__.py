@@ -1,0 +1,1 @@
+"""The index: which trees are stored, in a database that `aotcache reindex` can rebuild any time."""

@@ -1,0 +1,118 @@
+"""The connection to the database: SQLite by default, PostgreSQL where there are several replicas.
+
+Writers come one at a time on both (BEGIN IMMEDIATE; an advisory lock), so that a transaction which
+reads before it writes means the same on either. Readers never wait: they see a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from aotcache.errors import UsageError
+
+BUSY_SECONDS = 15
+_WRITER_LOCK = 0x616F7463  # "aotc": any number, the same in every replica
+_WRITER = "aotcache_writer"
+
+
+class Database:
+    """The index's database. Raises UsageError for a URL of another kind of database."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise UsageError(f"the database URL cannot be read: {error}") from error
+        self.sqlite_file: Path | None = None
+        if parsed.get_backend_name() == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise UsageError("the index needs a file: sqlite:////absolute/path/index.sqlite3")
+            self.sqlite_file = Path(parsed.database)
+            self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
+            self._engine = create_engine(parsed)
+            self._reader = self._engine
+            event.listen(self._engine, "connect", _prepare_sqlite)
+        elif parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            self._engine = create_engine(parsed, pool_pre_ping=True)
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        else:
+            raise UsageError(
+                f"the index lies in SQLite or PostgreSQL, not in {parsed.get_backend_name()}"
+            )
+        self._writer = self._engine.execution_options(**{_WRITER: True})
+        event.listen(self._engine, "begin", _begin)
+        self.url = parsed.render_as_string(hide_password=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A snapshot of the index."""
+        with Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction, the only writer while it lasts; rolled back when the block raises."""
+        with Session(self._writer) as session, session.begin():
+            # The lock comes first: what is read below cannot change before the commit.
+            session.connection()
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the tables up to this version; safe when several processes start at once."""
+        config = Config()
+        folder = str(Path(__file__).with_name("migrations"))
+        config.set_main_option("script_location", folder.replace("%", "%%"))
+        with self._migration_lock():
+            if self._revision(self._reader) == ScriptDirectory.from_config(config).get_heads():
+                return
+            with self._writer.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _migration_lock(self) -> AbstractContextManager[Any]:
+        """PostgreSQL needs none: the writers' lock is held, and its DDL is transactional. SQLite
+        cannot wait for the switch to WAL."""
+        if self.sqlite_file is None:
+            return nullcontext()
+        return FileLock(f"{self.sqlite_file}.lock")
+
+    def _revision(self, engine: Engine) -> list[str]:
+        if self.sqlite_file is not None:
+            with engine.connect() as connection:
+                raw = connection.connection.driver_connection
+                assert raw is not None
+                raw.execute("PRAGMA journal_mode = WAL")
+        with engine.connect() as connection:
+            return list(MigrationContext.configure(connection).get_current_heads())
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # Transactions are begun by _begin, not by the driver.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    writer = connection.get_execution_options().get(_WRITER, False)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+    elif writer:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")

@@ -1,0 +1,156 @@
+"""Lists of trees with filter, sort and cursor, and everything about the trees of one hash."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from aotcache.errors import NotFoundError, UsageError
+from aotcache.protocol.v1.trees import (
+    MAX_LIMIT,
+    SORTS,
+    TreeDetail,
+    TreeDetails,
+    TreePage,
+)
+
+from .models import OutcomeRow, PartRow, RecipeRow, TreeRow
+from .rows import stored_part, summary
+
+ORDERS = ("asc", "desc")
+_MAX_INT = 1 << 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Empty: any. hash: a prefix. The rest is compared whole."""
+
+    namespace: str = ""
+    layout: str = ""
+    hash: str = ""
+    platform_id: str = ""
+    engine: str = ""
+    model: str = ""
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = [TreeRow.hidden.is_(False)]
+        for column, value in (
+            (TreeRow.namespace, self.namespace),
+            (TreeRow.layout, self.layout),
+            (TreeRow.platform_id, self.platform_id),
+            (TreeRow.engine, self.engine),
+            (TreeRow.model, self.model),
+        ):
+            if value:
+                found.append(column == value)
+        if self.hash:
+            # A range, so that the index serves it; hashes are ASCII, `~` follows all of it.
+            found += [TreeRow.hash >= self.hash, TreeRow.hash < self.hash + "~"]
+        return found
+
+
+def list_trees(
+    db: Session,
+    wanted: Filter,
+    *,
+    sort: str = "created",
+    order: str = "desc",
+    cursor: str = "",
+    limit: int = 100,
+) -> TreePage:
+    """One page. Raises UsageError for a sort, order, limit or cursor that is none."""
+    if sort not in SORTS or order not in ORDERS:
+        raise UsageError(f"sort is one of {', '.join(SORTS)}; order is asc or desc")
+    if not 1 <= limit <= MAX_LIMIT:
+        raise UsageError(f"limit is 1 to {MAX_LIMIT}, not {limit}")
+    column = getattr(TreeRow, sort)
+    query = select(TreeRow, RecipeRow).outerjoin(RecipeRow, RecipeRow.id == TreeRow.recipe_id)
+    query = query.where(*wanted.conditions())
+    if cursor:
+        after = tuple_(*_decode_cursor(cursor, sort, order))
+        place = tuple_(column, TreeRow.id)
+        query = query.where(place < after if order == "desc" else place > after)
+    if order == "desc":
+        query = query.order_by(column.desc(), TreeRow.id.desc())
+    else:
+        query = query.order_by(column, TreeRow.id)
+    rows = db.execute(query.limit(limit + 1)).all()
+    page = rows[:limit]
+    outcomes = _outcomes(db, [tree.id for tree, _ in page])
+    trees = tuple(summary(tree, recipe, outcomes.get(tree.id, {})) for tree, recipe in page)
+    if len(rows) <= limit:
+        return TreePage(trees=trees)
+    last = page[-1][0]
+    return TreePage(trees=trees, cursor=_encode_cursor(sort, order, getattr(last, sort), last.id))
+
+
+def tree_details(db: Session, wanted: Filter) -> TreeDetails:
+    """Every tree of `wanted.hash`, here a whole hash. Raises NotFoundError when there is none."""
+    conditions = [*wanted.conditions(), TreeRow.hash == wanted.hash]
+    rows = db.execute(
+        select(TreeRow, RecipeRow)
+        .outerjoin(RecipeRow, RecipeRow.id == TreeRow.recipe_id)
+        .where(*conditions)
+        .order_by(TreeRow.layout, TreeRow.created.desc(), TreeRow.id.desc())
+    ).all()
+    if not rows:
+        raise NotFoundError(
+            f"no tree of hash {wanted.hash[:12]} in namespace {wanted.namespace}; "
+            "`GET /v1/trees` lists what is stored"
+        )
+    ids = [tree.id for tree, _ in rows]
+    outcomes = _outcomes(db, ids)
+    parts: dict[int, list[PartRow]] = {tree_id: [] for tree_id in ids}
+    newest = select(PartRow).where(PartRow.tree_id.in_(ids), PartRow.newest)
+    for part in db.scalars(newest.order_by(PartRow.part)):
+        parts[part.tree_id].append(part)
+    return TreeDetails(
+        trees=tuple(
+            TreeDetail(
+                tree=summary(tree, recipe, outcomes.get(tree.id, {})),
+                parts=tuple(stored_part(part) for part in parts[tree.id]),
+                hash_factors=tree.hash_factors,
+                notes=tree.notes,
+            )
+            for tree, recipe in rows
+        )
+    )
+
+
+def _outcomes(db: Session, trees: Iterable[int]) -> dict[int, dict[str, int]]:
+    query = (
+        select(OutcomeRow.tree_id, OutcomeRow.outcome, func.sum(OutcomeRow.count))
+        .where(OutcomeRow.tree_id.in_(list(trees)))
+        .group_by(OutcomeRow.tree_id, OutcomeRow.outcome)
+    )
+    found: dict[int, dict[str, int]] = {}
+    for tree_id, outcome, count in db.execute(query):
+        found.setdefault(tree_id, {})[outcome] = int(count)
+    return found
+
+
+def _encode_cursor(sort: str, order: str, value: int | str, row: int) -> str:
+    text = json.dumps([sort, order, value, row], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str, sort: str, order: str) -> tuple[int | str, int]:
+    try:
+        text = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
+        cursor_sort, cursor_order, value, row = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError("the cursor is not one that a page ended with") from error
+    kind = str if sort == "hash" else int
+    if (
+        (cursor_sort, cursor_order) != (sort, order)
+        or type(value) is not kind
+        or type(row) is not int
+        or not all(-_MAX_INT <= n < _MAX_INT for n in (value, row) if isinstance(n, int))
+    ):
+        raise UsageError("the cursor is of a list with another sort or order: start a new list")
+    return value, row

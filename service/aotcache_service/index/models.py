@@ -1,0 +1,216 @@
+"""The tables. Times are Unix seconds, sizes bytes.
+
+Every list order has an index that ends in `id`, alone and within a namespace, so that a page costs
+the same however many trees there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from aotcache.protocol.v1.trees import SORTS
+
+LIVE, CONDEMNED = "live", "condemned"
+
+# SQLite makes a row id only of its own INTEGER (64 bits there).
+_INT = BigInteger().with_variant(Integer(), "sqlite")
+# Code point order on both databases: names sort the same, and a prefix is a range of the index.
+_STR = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's declaration)
+        int: _INT,
+        str: _STR,
+        float: Float(),
+        list[str]: JSON(),
+        list[list[int]]: JSON(),
+        dict[str, str]: JSON(),
+        dict[str, Any]: JSON(),
+    }
+
+
+class RecipeRow(Base):
+    """`id` is Recipe.id, `fields` the recipe's."""
+
+    __tablename__ = "recipes"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    fields: Mapped[dict[str, Any]]
+
+
+recipe_trees = Table(
+    "recipe_trees",
+    Base.metadata,
+    Column("recipe_id", _STR, ForeignKey("recipes.id", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "tree_id", _INT, ForeignKey("trees.id", ondelete="CASCADE"), primary_key=True, index=True
+    ),
+)
+
+
+class TreeRow(Base):
+    """A tree. What describes its parts is derived from their newest generations (write.refresh).
+
+    hidden: it is being deleted. engine, model: of the recipe, to filter by.
+    """
+
+    __tablename__ = "trees"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    namespace: Mapped[str]
+    layout: Mapped[str]
+    hash: Mapped[str]
+    platform_id: Mapped[str]
+    platform: Mapped[dict[str, str]]
+    recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    engine: Mapped[str] = mapped_column(default="")
+    model: Mapped[str] = mapped_column(default="")
+    parts: Mapped[list[str]] = mapped_column(default=list)
+    expected_parts: Mapped[list[str]] = mapped_column(default=list)
+    files: Mapped[int] = mapped_column(default=0)
+    raw_bytes: Mapped[int] = mapped_column(default=0)
+    stored_bytes: Mapped[int] = mapped_column(default=0)
+    compile_seconds: Mapped[float | None]
+    publisher: Mapped[str] = mapped_column(default="")
+    created: Mapped[int] = mapped_column(default=0)
+    used: Mapped[int] = mapped_column(default=0)
+    lookups: Mapped[int] = mapped_column(default=0)
+    hash_factors: Mapped[dict[str, str]] = mapped_column(default=dict)
+    notes: Mapped[dict[str, str]] = mapped_column(default=dict)
+    hidden: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (
+        UniqueConstraint("namespace", "layout", "hash", "platform_id"),
+        *(Index(None, sort, "id") for sort in SORTS),
+        *(Index(None, "namespace", sort, "id") for sort in SORTS),
+        # For lists of one model, and for the neighbours of a publish.
+        Index(None, "model", "created", "id"),
+    )
+
+
+class PartRow(Base):
+    """One generation of a part: all of them are kept, the newest is the one that is served."""
+
+    __tablename__ = "parts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tree_id: Mapped[int] = mapped_column(ForeignKey("trees.id", ondelete="CASCADE"))
+    part: Mapped[str]
+    generation: Mapped[int]
+    newest: Mapped[bool]
+    manifest: Mapped[str]
+    files: Mapped[int]
+    raw_bytes: Mapped[int]
+    stored_bytes: Mapped[int]
+    signers: Mapped[list[str]]
+    created: Mapped[int]
+    publisher: Mapped[str]
+    recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    compile_seconds: Mapped[float | None]
+    expected_parts: Mapped[list[str]]
+
+    __table_args__ = (UniqueConstraint("tree_id", "part", "generation"),)
+
+
+class PackRow(Base):
+    """state: live; condemned: no commit may refer to it any more."""
+
+    __tablename__ = "packs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    namespace: Mapped[str]
+    name: Mapped[str]
+    size: Mapped[int]
+    state: Mapped[str] = mapped_column(default=LIVE)
+
+    __table_args__ = (UniqueConstraint("namespace", "name"),)
+
+
+class PartPackRow(Base):
+    """A part refers to a pack. frames: [offset, stored bytes] of those that its files are in."""
+
+    __tablename__ = "part_packs"
+
+    part_id: Mapped[int] = mapped_column(
+        ForeignKey("parts.id", ondelete="CASCADE"), primary_key=True
+    )
+    pack_id: Mapped[int] = mapped_column(ForeignKey("packs.id"), primary_key=True, index=True)
+    frames: Mapped[list[list[int]]]
+
+
+class SessionRow(Base):
+    """A publish session: its packs (named by publish_id) and those it pins are not collected."""
+
+    __tablename__ = "sessions"
+
+    publish_id: Mapped[str] = mapped_column(primary_key=True)
+    namespace: Mapped[str]
+    layout: Mapped[str]
+    hash: Mapped[str]
+    platform_id: Mapped[str]
+    expires: Mapped[int] = mapped_column(index=True)
+
+
+class SessionPackRow(Base):
+    __tablename__ = "session_packs"
+
+    publish_id: Mapped[str] = mapped_column(
+        ForeignKey("sessions.publish_id", ondelete="CASCADE"), primary_key=True
+    )
+    pack_id: Mapped[int] = mapped_column(
+        ForeignKey("packs.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class OutcomeRow(Base):
+    """How often a generation of a part had an outcome, and the last reason and node given."""
+
+    __tablename__ = "outcomes"
+
+    tree_id: Mapped[int] = mapped_column(
+        ForeignKey("trees.id", ondelete="CASCADE"), primary_key=True
+    )
+    part: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int]
+    reason: Mapped[str]
+    node: Mapped[str]
+    last: Mapped[int]
+
+
+class DeletionRow(Base):
+    """Generations of this part up to `generation` are deleted. Outlives the tree's own row."""
+
+    __tablename__ = "deletions"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    layout: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    platform_id: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int]

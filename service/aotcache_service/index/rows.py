@@ -1,0 +1,58 @@
+"""Rows of the index as the bodies of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aotcache.protocol.names import TreeKey
+from aotcache.protocol.platform import Platform
+from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.v1.lookup import StoredPart
+from aotcache.protocol.v1.trees import TreeSummary
+
+from .models import PartRow, RecipeRow, TreeRow
+
+
+def tree_key(row: TreeRow) -> TreeKey:
+    return TreeKey(
+        namespace=row.namespace, layout=row.layout, hash=row.hash, platform=row.platform_id
+    )
+
+
+def stored_part(row: PartRow) -> StoredPart:
+    return StoredPart(
+        part=row.part,
+        generation=row.generation,
+        manifest=row.manifest,
+        files=row.files,
+        raw_bytes=row.raw_bytes,
+        stored_bytes=row.stored_bytes,
+        signers=tuple(row.signers),
+    )
+
+
+def missing_parts(expected: Iterable[str], stored: Iterable[str]) -> tuple[str, ...]:
+    have = set(stored)
+    return tuple(part for part in expected if part not in have)
+
+
+def summary(row: TreeRow, recipe: RecipeRow | None, outcomes: dict[str, int]) -> TreeSummary:
+    return TreeSummary(
+        namespace=row.namespace,
+        layout=row.layout,
+        hash=row.hash,
+        platform_id=row.platform_id,
+        platform=Platform(**row.platform),
+        recipe=None if recipe is None else Recipe(**recipe.fields),
+        parts=tuple(row.parts),
+        missing=missing_parts(row.expected_parts, row.parts),
+        files=row.files,
+        raw_bytes=row.raw_bytes,
+        stored_bytes=row.stored_bytes,
+        compile_seconds=row.compile_seconds,
+        publisher=row.publisher,
+        created=row.created,
+        used=row.used,
+        lookups=row.lookups,
+        outcomes=outcomes,
+    )

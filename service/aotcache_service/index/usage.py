@@ -1,0 +1,70 @@
+"""Counts lookups in memory and writes them every few seconds: a lookup itself only reads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+
+from sqlalchemy import case, update
+from sqlalchemy.exc import OperationalError
+
+from .database import Database
+from .models import TreeRow
+
+log = logging.getLogger(__name__)
+
+
+class UsageCounter:
+    """A process that is killed forgets the counts of the last `interval` seconds: no great loss."""
+
+    def __init__(self, database: Database, interval: float = 5.0) -> None:
+        self._database = database
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._counts: dict[int, tuple[int, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self._stop.set()
+        self._thread.join()
+        self.flush()
+
+    def record(self, trees: Iterable[int], now: int) -> None:
+        with self._lock:
+            for tree in trees:
+                count, used = self._counts.get(tree, (0, 0))
+                self._counts[tree] = (count + 1, max(used, now))
+
+    def flush(self) -> None:
+        """Write the counts; keep them for the next time while the database is busy."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        if not counts:
+            return
+        try:
+            with self._database.write() as db:
+                for tree, (count, used) in sorted(counts.items()):
+                    db.execute(
+                        update(TreeRow)
+                        .where(TreeRow.id == tree)
+                        .values(
+                            lookups=TreeRow.lookups + count,
+                            used=case((TreeRow.used < used, used), else_=TreeRow.used),
+                        )
+                    )
+        except OperationalError as error:
+            log.debug("lookups of %d trees are counted later: %s", len(counts), error)
+            with self._lock:
+                for tree, (count, used) in counts.items():
+                    newer, last = self._counts.get(tree, (0, 0))
+                    self._counts[tree] = (count + newer, max(used, last))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self.flush()

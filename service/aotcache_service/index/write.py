@@ -1,0 +1,256 @@
+"""Changes of the index. Each is called inside `Database.write`, as the only writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from aotcache.errors import CondemnedError, NotFoundError
+from aotcache.protocol.manifest import Manifest
+from aotcache.protocol.names import TreeKey, manifest_key
+from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.v1.outcomes import Outcome
+
+from .frames import frames_of
+from .models import (
+    CONDEMNED,
+    LIVE,
+    DeletionRow,
+    OutcomeRow,
+    PackRow,
+    PartPackRow,
+    PartRow,
+    RecipeRow,
+    TreeRow,
+    recipe_trees,
+)
+from .publishing import find_tree
+
+
+def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None:
+    """Add one generation of a part, which becomes the newest where it is the highest.
+
+    stored: sizes of packs seen in object storage; the index need not know those yet.
+    Raises CondemnedError when a pack is neither there nor a live one of the index, or of another
+    size than the manifest says.
+    """
+    statement = manifest.statement
+    packs = _pack_rows(db, manifest, stored)
+    tree = _find_or_add_tree(db, manifest)
+    recipe = None if statement.recipe is None else _link_recipe(db, tree, statement.recipe)
+    others = select(PartRow).where(PartRow.tree_id == tree.id, PartRow.part == statement.part)
+    served = db.scalar(others.where(PartRow.newest))
+    newest = served is None or served.generation < statement.generation
+    if served is not None and newest:
+        served.newest = False
+    frames = frames_of(statement, manifest.locations)
+    row = PartRow(
+        tree_id=tree.id,
+        part=statement.part,
+        generation=statement.generation,
+        newest=newest,
+        manifest=manifest_key(statement.tree, statement.part, statement.generation),
+        files=len(statement.files),
+        raw_bytes=sum(entry.size for entry in statement.files),
+        stored_bytes=sum(stored for used in frames.values() for _, stored in used),
+        signers=[signature.key for signature in manifest.signatures],
+        created=statement.created,
+        publisher=statement.publisher,
+        recipe_id=recipe,
+        compile_seconds=statement.compile_seconds,
+        expected_parts=list(statement.expected_parts),
+    )
+    db.add(row)
+    db.flush()
+    db.add_all(
+        PartPackRow(part_id=row.id, pack_id=packs[name].id, frames=used)
+        for name, used in frames.items()
+    )
+    tree.hash_factors = {**tree.hash_factors, **statement.hash_factors}
+    tree.notes = {**tree.notes, **statement.notes}
+    tree.hidden = False
+    db.flush()
+    refresh(db, tree)
+
+
+def hide_generations(db: Session, key: TreeKey, up_to: Mapping[str, int]) -> None:
+    """Stop serving these generations of these parts, for ever; their rows stay for the moment."""
+    for part, generation in up_to.items():
+        name = (key.namespace, key.layout, key.hash, key.platform, part)
+        row = db.get(DeletionRow, name)
+        if row is None:
+            row = DeletionRow(
+                namespace=key.namespace,
+                layout=key.layout,
+                hash=key.hash,
+                platform_id=key.platform,
+                part=part,
+                generation=generation,
+            )
+            db.add(row)
+        row.generation = max(row.generation, generation)
+    tree = find_tree(db, key)
+    if tree is not None:
+        for part, generation in up_to.items():
+            db.execute(
+                update(PartRow)
+                .where(PartRow.tree_id == tree.id, PartRow.part == part)
+                .where(PartRow.generation <= generation)
+                .values(newest=False)
+            )
+        refresh(db, tree)
+
+
+def remove_generations(db: Session, key: TreeKey, up_to: Mapping[str, int]) -> None:
+    """Drop the rows, and the tree's when it has no part left. Packs stay for the collector."""
+    tree = find_tree(db, key)
+    if tree is None:
+        return
+    for part, generation in up_to.items():
+        of_part = (PartRow.tree_id == tree.id, PartRow.part == part)
+        db.execute(delete(PartRow).where(*of_part, PartRow.generation <= generation))
+    settle_tree(db, tree)
+
+
+def settle_tree(db: Session, tree: TreeRow) -> None:
+    """After rows of parts went: serve the highest generation that is left, or drop the tree."""
+    rows = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id)).all()
+    if not rows:
+        db.execute(delete(TreeRow).where(TreeRow.id == tree.id))
+        return
+    highest: dict[str, PartRow] = {}
+    for row in sorted(rows, key=lambda row: row.generation):
+        highest[row.part] = row
+    for row in rows:
+        row.newest = highest[row.part] is row
+    db.flush()
+    refresh(db, tree)
+
+
+def refresh(db: Session, tree: TreeRow) -> None:
+    """Derive what describes the tree from its newest parts, whatever order they came in: the
+    same after a rebuild as before. Hidden while it has none."""
+    rows = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id, PartRow.newest)).all()
+    rows = sorted(rows, key=lambda row: (row.created, row.part))
+    tree.hidden = not rows
+    if not rows:
+        return
+    tree.parts = sorted(row.part for row in rows)
+    tree.files = sum(row.files for row in rows)
+    tree.raw_bytes = sum(row.raw_bytes for row in rows)
+    tree.created = rows[-1].created
+    tree.publisher = rows[-1].publisher
+    # What only some publishers know is taken from the last one that did.
+    tree.expected_parts = next((row.expected_parts for row in rows[::-1] if row.expected_parts), [])
+    tree.recipe_id = next((row.recipe_id for row in rows[::-1] if row.recipe_id), None)
+    seconds = [row.compile_seconds for row in rows if row.compile_seconds is not None]
+    tree.compile_seconds = max(seconds, default=None)
+    recipe = None if tree.recipe_id is None else db.get_one(RecipeRow, tree.recipe_id)
+    tree.engine = "" if recipe is None else str(recipe.fields["engine"])
+    tree.model = "" if recipe is None else str(recipe.fields["model"])
+    # Parts of one publish share frames: each counts once.
+    uses = db.execute(
+        select(PartPackRow.pack_id, PartPackRow.frames).where(
+            PartPackRow.part_id.in_([row.id for row in rows])
+        )
+    )
+    frames = {(pack, offset): stored for pack, used in uses for offset, stored in used}
+    tree.stored_bytes = sum(frames.values())
+
+
+def condemn_unknown_pack(db: Session, namespace: str, pack: str) -> bool:
+    """See to it that no commit will refer to this pack. False, and nothing done, when the index
+    knows it already: it goes the collector's way."""
+    row = db.scalar(select(PackRow).where(PackRow.namespace == namespace, PackRow.name == pack))
+    if row is None:
+        db.add(PackRow(namespace=namespace, name=pack, size=0, state=CONDEMNED))
+    return row is None or row.state == CONDEMNED
+
+
+def count_outcome(db: Session, outcome: Outcome, now: int) -> None:
+    """Raises NotFoundError when this generation of the part is not in the index."""
+    key = TreeKey(
+        namespace=outcome.namespace,
+        layout=outcome.layout,
+        hash=outcome.hash,
+        platform=outcome.platform,
+    )
+    name = (outcome.part, outcome.generation)
+    tree = find_tree(db, key)
+    known = tree is not None and db.scalar(
+        select(PartRow.id).where(
+            PartRow.tree_id == tree.id, PartRow.part == name[0], PartRow.generation == name[1]
+        )
+    )
+    if tree is None or not known:
+        raise NotFoundError(f"{key} has no {name[0]} of generation {name[1]}: was it deleted?")
+    row = db.get(OutcomeRow, (tree.id, *name, outcome.outcome))
+    if row is None:
+        row = OutcomeRow(
+            tree_id=tree.id, part=name[0], generation=name[1], outcome=outcome.outcome, count=0
+        )
+        db.add(row)
+    row.count += 1
+    row.reason, row.node, row.last = outcome.reason, outcome.node, now
+
+
+def _pack_rows(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> dict[str, PackRow]:
+    namespace = manifest.statement.namespace
+    places = manifest.locations.packs
+    found = {
+        row.name: row
+        for row in db.scalars(
+            select(PackRow).where(
+                PackRow.namespace == namespace, PackRow.name.in_([place.name for place in places])
+            )
+        )
+    }
+    for place in places:
+        row = found.get(place.name)
+        if row is None and place.name in stored:
+            row = PackRow(namespace=namespace, name=place.name, size=stored[place.name], state=LIVE)
+            db.add(row)
+            found[place.name] = row
+        if row is None or row.state != LIVE or row.size != place.size:
+            why = "missing" if row is None else "being deleted" if row.state != LIVE else "torn"
+            raise CondemnedError(
+                f"{manifest.statement.tree} {manifest.statement.part}: pack {place.name[:12]} is "
+                f"{why}: publish again with a new id, without reusing it"
+            )
+    db.flush()
+    return found
+
+
+def _find_or_add_tree(db: Session, manifest: Manifest) -> TreeRow:
+    key = manifest.statement.tree
+    tree = find_tree(db, key)
+    if tree is None:
+        tree = TreeRow(
+            namespace=key.namespace,
+            layout=key.layout,
+            hash=key.hash,
+            platform_id=key.platform,
+            platform=asdict(manifest.statement.platform),
+            hash_factors={},
+            notes={},
+        )
+        db.add(tree)
+        db.flush()
+    return tree
+
+
+def _link_recipe(db: Session, tree: TreeRow, recipe: Recipe) -> str:
+    name = recipe.id
+    if db.get(RecipeRow, name) is None:
+        db.add(RecipeRow(id=name, fields=asdict(recipe)))
+        db.flush()
+    link = {"recipe_id": name, "tree_id": tree.id}
+    known = select(recipe_trees).where(
+        recipe_trees.c.recipe_id == name, recipe_trees.c.tree_id == tree.id
+    )
+    if db.execute(known).first() is None:
+        db.execute(recipe_trees.insert().values(link))
+    return name

@@ -1,0 +1,1 @@
+"""What changes both the index and object storage, in an order that survives kill -9."""

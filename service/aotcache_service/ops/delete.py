@@ -1,0 +1,80 @@
+"""Deleting trees: marks, then the index, then manifests, then rows.
+
+Killed before all marks are there, nothing changed for a reader; after that, the same call again or
+a rebuild of the index completes it. Packs are left for the collector.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import select
+
+from aotcache.errors import NotFoundError, ObjectExistsError
+from aotcache.protocol.names import TreeKey, deleted_key, parse_manifest_key, trees_prefix
+from aotcache.protocol.v1.trees import Deleted
+from aotcache.storage.base import ObjectStore
+
+from ..index import write
+from ..index.database import Database
+from ..index.models import TreeRow
+from ..index.publishing import find_tree, manifests_of
+from ..index.rows import tree_key
+from .reading import is_manifest_key
+
+log = logging.getLogger(__name__)
+
+
+def delete_trees(
+    database: Database,
+    store: ObjectStore,
+    namespace: str,
+    tree_hash: str,
+    *,
+    layout: str = "",
+    platform: str = "",
+) -> Deleted:
+    """Delete every tree of a hash; empty layout, platform: of any. Raises NotFoundError."""
+    with database.read() as db:
+        query = select(TreeRow).where(TreeRow.namespace == namespace, TreeRow.hash == tree_hash)
+        if layout:
+            query = query.where(TreeRow.layout == layout)
+        if platform:
+            query = query.where(TreeRow.platform_id == platform)
+        # Hidden rows too: those are what a killed deletion left.
+        keys = [tree_key(row) for row in db.scalars(query.order_by(TreeRow.id))]
+    if not keys:
+        raise NotFoundError(f"no tree of hash {tree_hash[:12]} in namespace {namespace} to delete")
+    for key in keys:
+        _delete_tree(database, store, key)
+        log.info("deleted %s", key)
+    return Deleted(trees=tuple(f"{key.namespace}/{key.path}" for key in keys))
+
+
+def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
+    up_to: dict[str, int] = {}
+    with database.read() as db:
+        tree = find_tree(db, key)
+        known = set() if tree is None else manifests_of(db, tree)
+    # Also what was put but not committed: a rebuild of the index would find it.
+    for manifest in sorted(known.union(_listed(store, key))):
+        name = parse_manifest_key(manifest)
+        up_to[name.part] = max(up_to.get(name.part, 0), name.generation)
+    for part, generation in up_to.items():
+        try:
+            store.put(deleted_key(key, part, generation), b"")
+        except ObjectExistsError:
+            log.debug("%s %s: the deletion had begun already", key, part)
+    with database.write() as db:
+        write.hide_generations(db, key, up_to)
+    for manifest in _listed(store, key):
+        name = parse_manifest_key(manifest)
+        if name.generation <= up_to.get(name.part, 0):
+            store.delete(manifest)
+    with database.write() as db:
+        write.remove_generations(db, key, up_to)
+
+
+def _listed(store: ObjectStore, key: TreeKey) -> list[str]:
+    prefix = f"{trees_prefix(key.namespace)}{key.path}/"
+    return [found.key for found in store.list(prefix) if is_manifest_key(found.key)]

@@ -1,0 +1,50 @@
+"""Reads a manifest from storage and checks what the index relies on."""
+
+from __future__ import annotations
+
+import math
+
+from aotcache.errors import InvalidNameError, ManifestError
+from aotcache.protocol.manifest import Manifest, decode_manifest
+from aotcache.protocol.names import manifest_key, parse_manifest_key
+from aotcache.storage.base import ObjectStore
+
+_MAX_TIME = 1 << 40
+_MAX_RAW = 1 << 50
+_MAX_PACKS = 10_000  # names are bound into one query
+_MAX_NAME = 1024  # bytes of an indexed column; a row of PostgreSQL's index holds 2704
+
+
+def read_manifest(store: ObjectStore, key: str) -> Manifest:
+    """Raises ObjectMissingError, and ManifestError for one that is damaged or lies elsewhere."""
+    return check_manifest(key, store.get(key))
+
+
+def check_manifest(key: str, data: bytes) -> Manifest:
+    """The manifest of these bytes, whose statement must be about the object's own key."""
+    try:
+        manifest = decode_manifest(data)
+    except ManifestError as error:
+        raise ManifestError(f"{key}: {error}") from error
+    statement = manifest.statement
+    if manifest_key(statement.tree, statement.part, statement.generation) != key:
+        raise ManifestError(f"{key}: the statement is about another tree, part or generation")
+    seconds = statement.compile_seconds
+    if not 0 <= statement.created < _MAX_TIME or not (seconds is None or math.isfinite(seconds)):
+        raise ManifestError(f"{key}: a time that cannot be")
+    if sum(entry.size for entry in statement.files) > _MAX_RAW:
+        raise ManifestError(f"{key}: more than {_MAX_RAW >> 40} TiB of files")
+    if len(manifest.locations.packs) > _MAX_PACKS:
+        raise ManifestError(f"{key}: more than {_MAX_PACKS} packs")
+    if statement.recipe is not None and len(statement.recipe.model.encode()) > _MAX_NAME:
+        raise ManifestError(f"{key}: the recipe's model has more than {_MAX_NAME} bytes")
+    return manifest
+
+
+def is_manifest_key(key: str) -> bool:
+    """False for an object that somebody else has put among the manifests."""
+    try:
+        parse_manifest_key(key)
+    except InvalidNameError:
+        return False
+    return True

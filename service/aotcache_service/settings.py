@@ -1,0 +1,32 @@
+"""What the service is told: where its data lies and where it listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8750
+
+
+@dataclass(slots=True, kw_only=True)
+class ServiceSettings:
+    """An empty URL is filled in with the embedded default below `data_dir`:
+
+        {data_dir}/index.sqlite3    the index
+        {data_dir}/objects          packs, manifests, marks
+
+    session_seconds: lifetime of a publish session, counted from its opening or last resuming.
+    """
+
+    data_dir: Path
+    storage_url: str = ""
+    database_url: str = ""
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    session_seconds: int = 3600
+
+    def __post_init__(self) -> None:
+        self.data_dir = self.data_dir.absolute()
+        self.storage_url = self.storage_url or (self.data_dir / "objects").as_uri()
+        self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'index.sqlite3'}"
