@@ -1,8 +1,8 @@
 """Every error aotcache raises, one tree:
 
-    AotcacheError                  something went wrong; the message says what, to which tree, what to do
+    AotcacheError                  the message says what happened, to which tree, what to do
     ├── UsageError                 what was asked for cannot be done as asked
-    ├── InvalidNameError           a namespace, layout, hash, part, path or object key of the wrong form
+    ├── InvalidNameError           a namespace, layout, hash, part, path or key of the wrong form
     ├── FormatError                bytes that are not what docs/format.md says
     │   ├── ManifestError          a manifest that cannot be read or breaks a rule of the format
     │   ├── PackError              a frame that does not give the blob it should
@@ -11,13 +11,13 @@
     ├── StorageError               object storage did not do what was asked
     │   ├── ObjectMissingError     there is no such object
     │   ├── ObjectExistsError      put-if-absent found an object of that name
-    │   └── StorageUnavailableError  no answer, no permission, out of space: nothing is known of the object
+    │   └── StorageUnavailableError  no answer, no permission, no space: nothing is known
     ├── RemoteError                the service did not do what was asked
     │   ├── UnavailableError       no answer, or one that is not the service's
-    │   ├── NotFoundError          no tree, session or object of that name (never a miss: see protocol.v1.lookup)
-    │   ├── GenerationTakenError   another publisher committed this generation first: rebase
-    │   ├── SessionExpiredError    the publish session is over; its packs may be gone: open a new one
-    │   └── CondemnedError         a pack that the commit refers to is missing or being deleted
+    │   ├── NotFoundError          no tree or session of that name (a miss is not an error)
+    │   ├── GenerationTakenError   another publisher committed this generation: rebase
+    │   ├── SessionExpiredError    the publish session is over, its packs may be gone
+    │   └── CondemnedError         a pack of the commit is missing or being deleted
     └── LocalError                 this machine's disk did not do what was asked
         └── NotSettledError        the tree is still being written
 
@@ -38,7 +38,7 @@ class UsageError(AotcacheError):
 
 
 class InvalidNameError(AotcacheError, ValueError):
-    """Also a ValueError, so that msgspec and pydantic report it as a field that failed validation."""
+    """Also a ValueError: msgspec and pydantic report it as a field that failed validation."""
 
     code = "invalid_name"
 

@@ -84,7 +84,8 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class PlacedFrame:
-    """A frame and where it lies: bytes [at, at + frame.stored) of the pack, `raw_at` decompressed."""
+    """A frame and where it lies: bytes [at, at + frame.stored) of the pack, `raw_at`
+    decompressed."""
 
     frame: Frame
     at: int
@@ -105,8 +106,8 @@ class Job:
 
 
 def plan_jobs(places: Places, digests: Iterable[str], stored_per_job: int) -> list[Job]:
-    """Which frames to read for these blobs, cut into jobs that can run at once: no blob and no frame
-    is in two jobs. Raises ManifestError when two manifests describe one pack differently."""
+    """Which frames to read for these blobs, cut into jobs that can run at once: no blob and no
+    frame is in two jobs. Raises ManifestError when two manifests describe one pack differently."""
     by_pack: dict[str, list[tuple[int, int, str]]] = {}
     packs: dict[str, PackPlace] = {}
     for digest in digests:

@@ -2,14 +2,14 @@
 
 Two kinds of files hold absolute paths that are followed when a tree is used:
 
-    __grp__*.json           Triton: every string under a `child_paths` key, at any depth. Stored with
-                            the file's own directory as a mark, so that the copies under each
-                            triton/{device} are equal.
+    __grp__*.json           Triton: every string under a `child_paths` key, at any depth.
+                            Stored with the file's own directory as a mark, so that the copies
+                            under each triton/{device} are equal.
     vllm_compile_cache.py   vLLM: the handles. Stored with the tree's directory as a mark.
 
-The prefix is taken from the content, not from where the tree lies now (it may have been copied), and
-replaced byte for byte: installed where it came from, a file is what it was. All other files, binary
-ones above all, are stored and installed as they are.
+The prefix is taken from the content, not from where the tree lies now (it may have been copied),
+and replaced byte for byte: installed where it came from, a file is what it was. All other files,
+binary ones above all, are stored and installed as they are.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _encode(path: str, kind: str) -> bytes:
 
 
 def _common_prefix(found: list[str], path: str, own: str) -> str | None:
-    """The one directory under which all followed paths lie: `/…/{own}`. None: no path is followed."""
+    """The one directory under which all followed paths lie: `/…/{own}`. None: no path is
+    followed."""
     prefixes = set()
     for value in found:
         head, middle, rest = value.rpartition(f"/{own}/")

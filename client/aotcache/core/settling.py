@@ -38,7 +38,8 @@ class Look:
 class Settling:
     """The looks at one part so far.
 
-    `at` of a look is any clock that only goes forward; `now` is the wall clock, as the files' times.
+    `at` of a look is any clock that only goes forward; `now` is the wall clock, as the files'
+    times.
     """
 
     quiet: float

@@ -103,7 +103,8 @@ def parse_trusted_keys(text: str, where: str) -> list[TrustedKey]:
 
 @dataclass(frozen=True, slots=True)
 class TrustPolicy:
-    """`signed`: a statement needs a good signature by one of the keys. `unsigned`: none is asked."""
+    """`signed`: a statement needs a good signature by one of the keys. `unsigned`: none is
+    asked."""
 
     mode: str
     keys: dict[str, TrustedKey] = field(default_factory=dict)
@@ -140,7 +141,8 @@ class TrustPolicy:
 
 
 def make_policy(mode: str, keys: list[TrustedKey]) -> TrustPolicy:
-    """The policy of a node: `signed` as soon as a key is trusted; `unsigned` only when asked for."""
+    """The policy of a node: `signed` as soon as a key is trusted; `unsigned` only when asked
+    for."""
     if mode not in (SIGNED, UNSIGNED, ""):
         raise UsageError(f"trust policy {mode!r}: there are `{SIGNED}` and `{UNSIGNED}`")
     if mode == UNSIGNED:

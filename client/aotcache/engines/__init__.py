@@ -1,0 +1,1 @@
+"""Engines: what is particular to one program that compiles. Never raise into the engine."""

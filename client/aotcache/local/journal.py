@@ -34,7 +34,8 @@ class Journal(msgspec.Struct, kw_only=True):
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True):
-    """A file's location-free bytes, as long as (size on disk, mtime_ns, inode) stay what they are."""
+    """A file's location-free bytes, as long as (size on disk, mtime_ns, inode) stay what they
+    are."""
 
     stat: tuple[int, int, int]
     digest: str

@@ -9,7 +9,8 @@ from aotcache.protocol.record import EngineRecord, decode_record, encode_record
 
 
 def write_record(tree_path: str, record: EngineRecord) -> str:
-    """Write a record beside its tree; returns the path. A later one of the same part replaces it."""
+    """Write a record beside its tree; returns the path. A later one of the same part replaces
+    it."""
     path = os.path.join(TreeState(tree_path).records, f"{record.part}.json")
     write_whole(path, encode_record(record))
     return path

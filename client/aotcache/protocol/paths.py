@@ -1,4 +1,5 @@
-"""Paths of files inside a tree: relative, of a narrow alphabet, refused before a byte is written."""
+"""Paths of files inside a tree: relative, of a narrow alphabet, refused before a byte is
+written."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def check_path(path: str) -> str:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Check each path, and that no two are equal (by case either) and none is another's directory."""
+    """Check each path, and that no two are equal (by case either) and none is another's
+    directory."""
     files: set[str] = set()
     folders: set[str] = set()
     for path in paths:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """`model` is a name or path as given to the engine; `extra` holds what has no field here yet."""
+    """`model` is a name or path as given to the engine; `extra` holds what has no field here
+    yet."""
 
     engine: str
     engine_version: str = ""

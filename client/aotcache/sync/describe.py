@@ -11,7 +11,7 @@ from aotcache.core.relocation import make_free
 from aotcache.errors import NotSettledError, RelocationError
 from aotcache.local.journal import Described, read_memo, write_memo
 from aotcache.local.state import TreeState, read_bytes
-from aotcache.probe.trees import FoundTree, ScannedFile
+from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
 
 
 def read_free(tree: FoundTree, path: str) -> tuple[str, bytes]:
@@ -26,8 +26,8 @@ def read_free(tree: FoundTree, path: str) -> tuple[str, bytes]:
 
 def describe(
     tree: FoundTree, files: Iterable[ScannedFile]
-) -> tuple[dict[str, Described], list[tuple[str, str]]]:
-    """What each file holds, by path, and what has to be left out as (path, reason)."""
+) -> tuple[dict[str, Described], list[LeftOut]]:
+    """What each file holds, by path, and what has to be left out."""
     state = TreeState(tree.path)
     memo = read_memo(state)
     described: dict[str, Described] = {}
@@ -38,7 +38,7 @@ def describe(
             described[file.path] = known
         else:
             changed.append(file)
-    left_out: list[tuple[str, str]] = []
+    left_out: list[LeftOut] = []
 
     def read(file: ScannedFile) -> Described | RelocationError:
         try:
@@ -51,7 +51,7 @@ def describe(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 2)) as pool:
         for file, result in zip(changed, pool.map(read, changed), strict=True):
             if isinstance(result, RelocationError):
-                left_out.append((file.path, str(result)))
+                left_out.append(LeftOut(file.path, str(result)))
             else:
                 described[file.path] = result
     if changed:

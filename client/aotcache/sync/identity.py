@@ -53,16 +53,17 @@ def identify(
 def _recorded_platform(tree: FoundTree, records: Sequence[EngineRecord]) -> Platform:
     if not records:
         raise UsageError(
-            f"{tree.path} has no engine record, so nothing says which platform it was compiled for: "
-            "say --platform detect if it was compiled on this machine by this Python, or "
+            f"{tree.path} has no engine record, so nothing says which platform it was compiled "
+            "for: say --platform detect if it was compiled on this machine by this Python, or "
             "--platform FILE"
         )
     for record in records[1:]:
         if record.platform != records[0].platform:
             fields = [d.field for d in differences(record.platform, records[0].platform)]
             raise UsageError(
-                f"the engine records of {tree.path} name different platforms ({', '.join(fields)}): "
-                "delete the tree and its records, and let the engine compile again"
+                f"the engine records of {tree.path} name different platforms "
+                f"({', '.join(fields)}): delete the tree and its records, and let the engine "
+                "compile again"
             )
     return records[0].platform
 

@@ -1,8 +1,8 @@
 """Publish: put what is new of a tree's parts into object storage, then name it in the index.
 
-Bytes, then manifest, then index row. Killed anywhere, a publish leaves nothing that a reader sees by
-half, and the next one goes on where it stopped: its packs are in the journal, a manifest that it put
-is committed as it is.
+Bytes, then manifest, then index row. Killed anywhere, a publish leaves nothing that a reader sees
+by half, and the next one goes on where it stopped: its packs are in the journal, a manifest that
+it put is committed as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aotcache.core.pack import Source, build_packs
@@ -33,7 +33,7 @@ from aotcache.local.journal import (
     write_journal,
 )
 from aotcache.local.state import TreeState, write_whole
-from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
+from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile, TreeScan
 from aotcache.protocol.manifest import (
     EXECUTABLE,
     PLAIN,
@@ -70,12 +70,12 @@ class PublishedPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What a publish did. left_out: (path, reason) of each file that is not stored and why."""
+    """What a publish did. left_out: each file that is not stored, and why."""
 
     tree: TreeKey
     path: str
     parts: tuple[PublishedPart, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: tuple[LeftOut, ...]
     raw_bytes: int
     uploaded_bytes: int
     seconds: float
@@ -265,8 +265,8 @@ class _Publish:
     def _sources(
         self, needed: Mapping[str, set[str]], where: Mapping[str, FileEntry]
     ) -> list[Source]:
-        """Blobs in the order in which they are packed: by the parts that need them, then by kind, so
-        that what compresses well together lies together."""
+        """Blobs in the order in which they are packed: by the parts that need them, then by kind,
+        so that what compresses well together lies together."""
 
         def order(digest: str) -> tuple[tuple[str, ...], str, str]:
             path = where[digest].path
@@ -281,7 +281,7 @@ class _Publish:
                 prefix = self.neighbours.prefix_for(entry)
                 if prefix is None and base is not None:
                     first = where[base].path
-                    prefix = (base, lambda path=first: read_free(self.tree, path)[1])
+                    prefix = base, self._reader(first)
                 elif prefix is None:
                     base = digest
             sources.append(
@@ -290,11 +290,14 @@ class _Publish:
                     entry.size,
                     tuple(sorted(needed[digest])),
                     f"{self.tree.path}/{entry.path}",
-                    lambda path=entry.path: read_free(self.tree, path)[1],
+                    self._reader(entry.path),
                     prefix,
                 )
             )
         return sources
+
+    def _reader(self, path: str) -> Callable[[], bytes]:
+        return lambda: read_free(self.tree, path)[1]
 
     def _put_manifests(self, plans: Sequence[_PartPlan], places: Places) -> bool:
         """Put each plan's manifest. False: one of that name is there and was committed instead."""

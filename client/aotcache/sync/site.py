@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from aotcache.core.trust import SigningKey, TrustPolicy
 from aotcache.protocol.manifest import Manifest
-from aotcache.remote import Index
+from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore
 
 

@@ -1,0 +1,1 @@
+"""Watch: publish trees as they become complete."""

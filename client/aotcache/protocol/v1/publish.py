@@ -49,8 +49,8 @@ class OpenSession:
 class PartState:
     """A part as the index knows it.
 
-    generation: of the newest manifest, 0 for none. next_generation: the one to publish next (deleted
-    generations are never used again). manifest: object key of the newest; empty for none.
+    generation: of the newest manifest, 0 for none. next_generation: the one to publish next
+    (deleted generations are never used again). manifest: object key of the newest; empty for none.
     """
 
     part: str

@@ -1,0 +1,5 @@
+"""`python -m aotcache`."""
+
+from aotcache.cli import main
+
+main()

@@ -1,0 +1,84 @@
+"""`key`: make a signing key, show it, trust one."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import click
+
+from aotcache import settings
+from aotcache.cli import options
+from aotcache.errors import UsageError
+from aotcache.local.state import make_directories
+
+
+@click.group()
+def key() -> None:
+    """Signing keys and trusted keys.
+
+    A publisher signs with a private key; a node installs only what is signed by a key it trusts.
+    """
+
+
+@key.command()
+@click.option("--out", help="Private key file.  [default: ~/.config/aotcache/signing.pem]")
+def generate(out: str | None) -> None:
+    """Make a signing key; print the line that nodes trust it by."""
+    from aotcache.core.trust import generate_key
+
+    path = out or settings.config_file("signing.pem")
+    make_directories(os.path.dirname(os.path.abspath(path)))
+    made = generate_key()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already; move it away or say --out") from error
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    with open(descriptor, "wb") as file:
+        file.write(made.pem())
+    click.echo(f"wrote {path} (keep it secret); nodes trust it by this line:", err=True)
+    click.echo(made.public_line(socket.gethostname()))
+
+
+@key.command()
+@click.option("--signing-key", envvar=settings.SIGNING_KEY, show_envvar=True)
+@click.option("--trusted-keys", envvar=settings.TRUSTED_KEYS, show_envvar=True)
+def show(signing_key: str | None, trusted_keys: str | None) -> None:
+    """Show this machine's signing key (its public line) and the keys it trusts."""
+    from aotcache.core.trust import load_signing_key
+
+    path = signing_key or settings.config_file("signing.pem")
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            signer = load_signing_key(file.read(), path)
+        click.echo(f"signs as {signer.id}: {signer.public_line(socket.gethostname())}")
+    else:
+        click.echo(f"no signing key at {path}: what is published here is not signed")
+    for trusted in options.read_trusted_keys(trusted_keys):
+        click.echo(f"trusts {trusted.id} {trusted.comment}".rstrip())
+
+
+@key.command()
+@click.argument("line")
+@click.option("--trusted-keys", envvar=settings.TRUSTED_KEYS, show_envvar=True)
+def trust(line: str, trusted_keys: str | None) -> None:
+    """Trust the public key LINE (`aotcache-ed25519 BASE64 comment`, as `key generate` prints)."""
+    from aotcache.core.trust import parse_trusted_keys
+
+    keys = parse_trusted_keys(line, "the line")
+    if len(keys) != 1:
+        raise UsageError("that is not one public key")
+    path = trusted_keys or settings.config_file("trusted_keys")
+    make_directories(os.path.dirname(os.path.abspath(path)))
+    known = options.read_trusted_keys(path) if os.path.exists(path) else []
+    if keys[0].id in {trusted.id for trusted in known}:
+        click.echo(f"{keys[0].id} is trusted already")
+        return
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line.strip() + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    click.echo(f"trusts {keys[0].id} from now on ({path})")

@@ -1,0 +1,231 @@
+"""`push`, `watch`, `pull`: trees between this machine and the store."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from aotcache.cli import MISS, options, output
+from aotcache.errors import LocalError, UsageError
+from aotcache.probe.trees import FoundTree, find_trees, tree_path
+from aotcache.protocol.v1.lookup import Lookup, Miss
+from aotcache.sync.identity import identify
+from aotcache.sync.publish import Published, publish
+from aotcache.sync.settle import QUIET, TreeLooks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushReport:
+    """What `push --json` prints. not_published: place and reason of all that was not."""
+
+    published: tuple[Published, ...]
+    not_published: dict[str, str]
+
+
+@click.command()
+@click.argument("hash", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every tree under the cache root.")
+@options.layout
+@options.cache_root
+@options.platform
+@click.option(
+    "--wait",
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for a tree that is still being written.",
+)
+@options.as_json
+@options.transfer
+def push(
+    hash: str | None,
+    everything: bool,
+    layout: str | None,
+    cache_root: str,
+    platform_from: str | None,
+    wait: float,
+    as_json: bool,
+    namespace: str,
+    **site: Any,
+) -> None:
+    """Publish the tree HASH (or the start of its name), or --all of them, from the cache root.
+
+    Only what is new is uploaded, and only parts that are complete. The engine's record beside the
+    tree says which platform it was compiled for; without one say --platform.
+    """
+    if (hash is None) == (not everything):
+        raise UsageError("say which tree: `aotcache push HASH`, or --all")
+    trees = _choose(cache_root, hash, layout)
+    platform = options.platform_of(platform_from)
+    published: list[Published] = []
+    failed: dict[str, str] = {}
+    with output.progress(as_json) as progress:
+        place = replace(options.site_at(**site), progress=progress)
+        for tree in trees:
+            try:
+                published.append(_push(place, namespace, tree, platform, wait, failed))
+            except (LocalError, UsageError) as error:
+                # Of many trees, one that cannot be published does not keep the others here.
+                if not everything:
+                    raise
+                failed[tree.path] = str(error)
+    if as_json:
+        output.print_json(PushReport(published=tuple(published), not_published=failed))
+    else:
+        for result in published:
+            click.echo(_said(result))
+            output.say_left_out(result.left_out, click.echo)
+        for where, why in failed.items():
+            click.echo(f"not published: {where}: {why}", err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+def _choose(cache_root: str, start: str | None, layout: str | None) -> list[FoundTree]:
+    trees = [tree for tree in find_trees(cache_root) if layout in (None, tree.layout)]
+    if start is not None:
+        exact = [tree for tree in trees if tree.hash == start]
+        trees = exact or [tree for tree in trees if tree.hash.startswith(start)]
+        if len(trees) > 1:
+            names = ", ".join(f"{tree.layout}/{tree.hash}" for tree in trees[:5])
+            raise UsageError(f"{start!r} is the start of {len(trees)} trees: {names}")
+    if not trees:
+        what = f"a tree {start!r}" if start else "any tree"
+        raise UsageError(f"there is not {what} under {cache_root}; is --cache-root right?")
+    return trees
+
+
+def _push(
+    site: Any,
+    namespace: str,
+    tree: FoundTree,
+    platform: Any,
+    wait: float,
+    failed: dict[str, str],
+) -> Published:
+    from aotcache.local.records import read_records
+
+    looks = TreeLooks(tree)
+    scan = looks.wait(wait)
+    for folder, why in looks.waiting.items():
+        failed[f"{tree.path} {folder}"] = why
+    if not scan.files:
+        raise LocalError(f"{tree.path} holds nothing that is published")
+    identity = identify(tree, scan, read_records(tree.path), platform)
+    return publish(site, namespace, tree, scan, identity, looks.complete)
+
+
+def _said(result: Published) -> str:
+    parts = ", ".join(
+        f"{part.part} {part.status}"
+        + (f" (generation {part.generation}, {part.new_files} new files)" if part.new_files else "")
+        for part in result.parts
+    )
+    return (
+        f"{result.tree}: {parts or 'nothing complete'}; {output.size(result.uploaded_bytes)} "
+        f"uploaded of {output.size(result.raw_bytes)} in {result.seconds:.1f} s"
+    )
+
+
+@click.command()
+@options.cache_root
+@options.platform
+@click.option("--once", is_flag=True, help="Publish what is complete, then exit.")
+@click.option("--quiet", default=QUIET, show_default=True, help="Seconds without a write: settled.")
+@click.option("--rescan", default=30.0, show_default=True, help="Seconds between looks for growth.")
+@options.transfer
+def watch(
+    cache_root: str,
+    platform_from: str | None,
+    once: bool,
+    quiet: float,
+    rescan: float,
+    namespace: str,
+    **site: Any,
+) -> None:
+    """Publish every tree under the cache root as it becomes complete.
+
+    What was completed while nobody watched is found first. Trees without an engine record are left,
+    unless --platform says what they were compiled for. Stops on SIGTERM or Ctrl-C after the publish
+    it is at; a publish that was cut off goes on at the next start.
+    """
+    from aotcache.watch.watcher import Watcher
+
+    watcher = Watcher(
+        options.site_at(**site),
+        namespace,
+        cache_root,
+        platform=options.platform_of(platform_from),
+        quiet=quiet,
+        rescan=rescan,
+        published=lambda result: click.echo(_said(result), err=True),
+    )
+    if once:
+        watcher.once()
+        for where, why in watcher.failed.items():
+            click.echo(f"not published: {where}: {why}", err=True)
+        raise SystemExit(1 if watcher.failed else 0)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    watcher.run(stop)
+
+
+@click.command()
+@click.argument("hash")
+@options.layout
+@options.cache_root
+@options.platform
+@click.option("--part", "parts", multiple=True, help="Only this part (again for more).")
+@options.as_json
+@options.transfer
+def pull(
+    hash: str,
+    layout: str | None,
+    cache_root: str,
+    platform_from: str | None,
+    parts: tuple[str, ...],
+    as_json: bool,
+    namespace: str,
+    **site: Any,
+) -> None:
+    """Put the stored tree HASH under the cache root, all its parts or those named.
+
+    Files that are there already are kept. Exits with 3 if nothing is stored for this platform.
+    """
+    from aotcache.sync import pull as pulling
+
+    layout = options.layout_of(hash, layout)
+    lookup = Lookup(
+        layout=layout,
+        hash=hash,
+        platform=options.this_platform(platform_from),
+        namespace=namespace,
+        parts=parts,
+    )
+    with output.progress(as_json) as progress:
+        place = replace(options.site_at(**site), progress=progress)
+        result = pulling.pull(place, lookup, tree_path(cache_root, layout, hash))
+    if as_json:
+        output.print_json(result)
+    elif isinstance(result, Miss):
+        click.echo(f"miss: {result.message}", err=True)
+    else:
+        click.echo(said(result))
+    if isinstance(result, Miss):
+        raise SystemExit(MISS)
+
+
+def said(result: Any) -> str:
+    signers = sorted({signer for part in result.parts for signer in part.signers})
+    trust = "unsigned parts accepted" if result.unsigned else f"signed by {', '.join(signers)}"
+    missing = f"; not stored yet: {', '.join(result.missing)}" if result.missing else ""
+    return (
+        f"{result.tree}: {', '.join(part.part for part in result.parts)}: {result.installed} of "
+        f"{sum(part.files for part in result.parts)} files installed, "
+        f"{output.size(result.moved_bytes)} moved for {output.size(result.written_bytes)}, "
+        f"{result.seconds:.1f} s, {trust}{missing}"
+    )

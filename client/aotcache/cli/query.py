@@ -1,0 +1,238 @@
+"""`lookup`, `ls`, `show`, `rm`: what is stored."""
+
+from __future__ import annotations
+
+import click
+
+from aotcache.cli import MISS, options, output
+from aotcache.protocol.v1.lookup import Lookup, Miss
+from aotcache.protocol.v1.trees import SORTS, TreeDetail, TreeSummary
+
+
+@click.command()
+@click.argument("hash")
+@options.layout
+@options.platform
+@click.option("--part", "parts", multiple=True, help="Only this part (again for more).")
+@options.as_json
+@options.access
+def lookup(
+    hash: str,
+    layout: str | None,
+    platform_from: str | None,
+    parts: tuple[str, ...],
+    as_json: bool,
+    url: str,
+    token: str | None,
+    namespace: str,
+) -> None:
+    """Say whether the tree HASH is stored for this platform, and if not, why.
+
+    Exits with 0 for a hit and 3 for a miss.
+    """
+    asked = Lookup(
+        layout=options.layout_of(hash, layout),
+        hash=hash,
+        platform=options.this_platform(platform_from),
+        namespace=namespace,
+        parts=parts,
+    )
+    answer = options.index_at(url, token).lookup(asked)
+    if as_json:
+        output.print_json(answer)
+    elif isinstance(answer, Miss):
+        click.echo(f"miss ({answer.reason}): {answer.message}")
+        for difference in answer.differences:
+            click.echo(
+                f"  {difference.field}: stored {difference.stored!r}, asked for "
+                f"{difference.asked!r}"
+            )
+    else:
+        click.echo(f"hit: {answer.layout}/{answer.hash} for platform {answer.platform}")
+        for part in answer.parts:
+            click.echo(
+                f"  {part.part}: generation {part.generation}, {part.files} files, "
+                f"{output.size(part.raw_bytes)} ({output.size(part.stored_bytes)} stored)"
+            )
+        for name in answer.missing:
+            click.echo(f"  {name}: not stored yet")
+    if isinstance(answer, Miss):
+        raise SystemExit(MISS)
+
+
+@click.command()
+@options.layout
+@click.option("--hash", "start", help="Start of the hash.")
+@click.option("--engine", help="Engine of the recipe, `vllm`.")
+@click.option("--model", help="Model of the recipe.")
+@click.option("--platform-id", help="Id of the platform.")
+@click.option("--sort", type=click.Choice(SORTS), default="created", show_default=True)
+@click.option("--ascending", is_flag=True, help="Smallest or oldest first.")
+@click.option("--limit", default=50, show_default=True, help="How many trees to list; 0: all.")
+@options.as_json
+@options.access
+def ls(
+    layout: str | None,
+    start: str | None,
+    engine: str | None,
+    model: str | None,
+    platform_id: str | None,
+    sort: str,
+    ascending: bool,
+    limit: int,
+    as_json: bool,
+    url: str,
+    token: str | None,
+    namespace: str,
+) -> None:
+    """List stored trees, newest first."""
+    index = options.index_at(url, token)
+    trees: list[TreeSummary] = []
+    cursor: str | None = None
+    while True:
+        left = limit - len(trees) if limit else 500
+        page = index.trees(
+            namespace=namespace,
+            layout=layout,
+            hash=start,
+            engine=engine,
+            model=model,
+            platform=platform_id,
+            sort=sort,
+            order="asc" if ascending else "desc",
+            cursor=cursor,
+            limit=min(500, left),
+        )
+        trees += page.trees
+        cursor = page.cursor
+        if not cursor or (limit and len(trees) >= limit):
+            break
+    if as_json:
+        output.print_json(trees)
+        return
+    rows = [
+        (
+            tree.layout,
+            tree.hash[:16],
+            _model(tree),
+            tree.platform.arch or tree.platform.device,
+            f"{len(tree.parts)}" + (f" (-{len(tree.missing)})" if tree.missing else ""),
+            f"{tree.files}",
+            output.size(tree.raw_bytes),
+            output.size(tree.stored_bytes),
+            output.when(tree.created),
+            output.when(tree.used),
+        )
+        for tree in trees
+    ]
+    columns = (
+        "layout",
+        "hash",
+        "model",
+        "device",
+        "parts",
+        "files",
+        "size",
+        "stored",
+        "published",
+        "last used",
+    )
+    output.print_table(columns, rows)
+    if cursor:
+        click.echo(f"the first {len(trees)}; --limit 0 lists all", err=True)
+
+
+def _model(tree: TreeSummary) -> str:
+    return f"{tree.recipe.engine} {tree.recipe.model}".strip() if tree.recipe else ""
+
+
+@click.command()
+@click.argument("hash")
+@options.layout
+@options.as_json
+@options.access
+def show(
+    hash: str, layout: str | None, as_json: bool, url: str, token: str | None, namespace: str
+) -> None:
+    """Show every stored tree of HASH: platform, recipe, parts and generations."""
+    found = options.index_at(url, token).tree(hash, namespace=namespace, layout=layout)
+    if as_json:
+        output.print_json(found)
+        return
+    for detail in found.trees:
+        _show(detail)
+
+
+def _show(detail: TreeDetail) -> None:
+    tree = detail.tree
+    click.echo(f"{tree.namespace}/{tree.layout}/{tree.hash}")
+    rows = [
+        ("platform", tree.platform_id),
+        *((f"  {name}", value) for name, value in _fields(tree.platform) if value),
+        *((f"recipe {name}", value) for name, value in _fields(tree.recipe) if value),
+        ("published", f"{output.when(tree.created)} by {tree.publisher}"),
+        ("last used", f"{output.when(tree.used)}, {tree.lookups} lookups"),
+        (
+            "compile",
+            "not known" if tree.compile_seconds is None else f"{tree.compile_seconds:.1f} s",
+        ),
+        *((f"outcome {name}", str(count)) for name, count in sorted(tree.outcomes.items())),
+        *((f"missing {name}", "not stored yet") for name in tree.missing),
+    ]
+    for name, value in rows:
+        click.echo(f"  {name:<22} {value}")
+    columns = ("part", "generation", "files", "size", "stored", "signed by")
+    output.print_table(
+        columns,
+        [
+            (
+                part.part,
+                str(part.generation),
+                str(part.files),
+                output.size(part.raw_bytes),
+                output.size(part.stored_bytes),
+                ", ".join(part.signers) or "nobody",
+            )
+            for part in detail.parts
+        ],
+    )
+
+
+def _fields(value: object) -> list[tuple[str, str]]:
+    if value is None:
+        return []
+    names = getattr(value, "__dataclass_fields__", {})
+    return [(name, str(getattr(value, name))) for name in names]
+
+
+@click.command()
+@click.argument("hash")
+@options.layout
+@click.option("--platform-id", help="Only the tree of this platform.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.as_json
+@options.access
+def rm(
+    hash: str,
+    layout: str | None,
+    platform_id: str | None,
+    yes: bool,
+    as_json: bool,
+    url: str,
+    token: str | None,
+    namespace: str,
+) -> None:
+    """Delete every stored tree of HASH, or that of one platform.
+
+    It is not looked up any more at once; machines that have pulled it keep their copy.
+    """
+    index = options.index_at(url, token)
+    if not yes:
+        found = index.tree(hash, namespace=namespace, layout=layout, platform=platform_id)
+        click.confirm(f"delete {len(found.trees)} stored tree(s) of {hash}?", abort=True, err=True)
+    deleted = index.delete(hash, namespace=namespace, layout=layout, platform=platform_id)
+    if as_json:
+        output.print_json(deleted)
+    else:
+        for tree in deleted.trees:
+            click.echo(f"deleted {tree}")

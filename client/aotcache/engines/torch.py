@@ -1,0 +1,63 @@
+"""Any torch.compile program: what it has to be started with so that its cache is one tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+from aotcache.errors import UsageError
+from aotcache.probe.platform import Detected
+from aotcache.protocol.names import INDUCTOR, SHARED
+from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import EngineRecord, TreeUsed
+
+CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def environment(tree_path: str, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which a program's cache lies in the tree."""
+    changed = {CACHE_DIR: tree_path}
+    # Precompiled C++ headers lie outside every tree, in /tmp/torchinductor_$USER: a fresh node
+    # would build them again although it compiles nothing else.
+    if "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS" not in base:
+        changed["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
+    return {**base, **changed}
+
+
+def trap(environ: Mapping[str, str]) -> str | None:
+    """What in the environment keeps the cache from being whole, in plain words."""
+    if "TRITON_CACHE_DIR" in environ:
+        return (
+            f"TRITON_CACHE_DIR={environ['TRITON_CACHE_DIR']} keeps Triton's kernels outside the "
+            "tree: they will not be published; unset it"
+        )
+    return None
+
+
+def check_python(command: Sequence[str]) -> None:
+    """Raises UsageError when the command runs another Python than this one: its platform is then
+    not what can be detected here."""
+    found = shutil.which(command[0])
+    if found is None or not os.path.basename(found).startswith("python"):
+        return
+    if os.path.dirname(os.path.abspath(found)) != os.path.dirname(os.path.abspath(sys.executable)):
+        raise UsageError(
+            f"{found} is another Python than aotcache's ({sys.executable}): install aotcache "
+            "there, or say --platform FILE"
+        )
+
+
+def record(key: str, detected: Detected, torch_version: str) -> EngineRecord:
+    """The engine record of a program that was run under `key`."""
+    return EngineRecord(
+        layout=INDUCTOR,
+        hash=key,
+        part=SHARED,
+        platform=detected.platform,
+        recipe=Recipe(engine="torch", engine_version=torch_version, model=key),
+        expected_parts=(SHARED,),
+        notes=detected.notes,
+        trees=(TreeUsed(layout=INDUCTOR, hash=key),),
+    )

@@ -1,0 +1,28 @@
+"""Where settings come from: the command line, else the environment, else these defaults."""
+
+from __future__ import annotations
+
+import os
+
+URL = "AOTCACHE_URL"
+TOKEN = "AOTCACHE_TOKEN"  # noqa: S105 (the name of a variable)
+STORAGE_URL = "AOTCACHE_STORAGE_URL"
+NAMESPACE = "AOTCACHE_NAMESPACE"
+TRUST = "AOTCACHE_TRUST"
+SIGNING_KEY = "AOTCACHE_SIGNING_KEY"
+TRUSTED_KEYS = "AOTCACHE_TRUSTED_KEYS"
+CACHE_ROOT = "VLLM_CACHE_ROOT"
+
+DEFAULT_URL = "http://127.0.0.1:8750"
+
+
+def config_file(name: str) -> str:
+    """A file of ours in the user's configuration directory."""
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(base, "aotcache", name)
+
+
+def default_cache_root() -> str:
+    """vLLM's own default where VLLM_CACHE_ROOT is not set (vllm/envs.py)."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "vllm")

@@ -1,0 +1,74 @@
+"""File system events: which directories that hold trees have changed.
+
+Only the few directories that hold trees are watched, never the thousands inside them: a new tree
+gives an event, what grows inside one is found by the watcher's own looks. Network file systems give
+no events for what another host writes; there the looks alone have to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+logger = logging.getLogger(__name__)
+
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "9p"}
+
+
+def on_network(path: str, mountinfo: str = "/proc/self/mountinfo") -> bool:
+    """Whether a path lies on a file system that other hosts write to (FUSE counts as one)."""
+    try:
+        with open(mountinfo, encoding="utf-8") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return False
+    path = os.path.realpath(path)
+    best, kind = "", ""
+    for words in mounts:
+        point = words[4].replace("\\040", " ")
+        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, words[words.index("-") + 1]
+    return kind in _NETWORK or kind.startswith("fuse")
+
+
+class Events:
+    """Sets `changed` whenever something appears in one of the watched directories."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Event()
+        self._observer = Observer()
+        self._watched: set[str] = set()
+        self._handler = _Handler(self.changed)
+        self._observer.start()
+
+    def watch(self, directories: Iterable[str]) -> None:
+        """Watch these too, where they exist and are not watched already."""
+        for directory in directories:
+            if directory in self._watched or not os.path.isdir(directory):
+                continue
+            try:
+                self._observer.schedule(self._handler, directory, recursive=False)
+            except OSError as error:
+                # Out of inotify watches: the looks at intervals find everything, only later.
+                logger.warning("no events for %s (%s): it is looked at instead", directory, error)
+            self._watched.add(directory)
+
+    def stop(self) -> None:
+        self._observer.stop()
+        self._observer.join(5)
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, changed: threading.Event) -> None:
+        self._changed = changed
+
+    def on_created(self, event: FileSystemEvent) -> None:  # noqa: ARG002 (watchdog's signature)
+        self._changed.set()
+
+    def on_moved(self, event: FileSystemEvent) -> None:  # noqa: ARG002 (watchdog's signature)
+        self._changed.set()

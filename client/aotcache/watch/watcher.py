@@ -1,0 +1,205 @@
+"""The watcher: finds trees under a cache root, waits until parts are complete, publishes them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from aotcache.core.settling import State
+from aotcache.errors import AotcacheError, FormatError
+from aotcache.local.records import read_records
+from aotcache.local.state import TreeState
+from aotcache.probe.trees import FoundTree, LeftOut, TreeScan, find_trees, tree_folders
+from aotcache.protocol.manifest import decode_manifest
+from aotcache.protocol.names import SHARED, part_directory
+from aotcache.protocol.platform import Platform
+from aotcache.sync.identity import identify
+from aotcache.sync.publish import Published, publish
+from aotcache.sync.settle import QUIET, TreeLooks
+from aotcache.sync.site import Site
+from aotcache.watch.events import Events, on_network
+
+logger = logging.getLogger(__name__)
+
+_TICK = 0.5  # seconds between looks at trees that are being written
+_LOOKS_SHARE = 20  # a look that took t seconds is not repeated for 20 t: at most 5 % of a core
+_FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds until a failed publish is tried again
+
+
+@dataclass(slots=True)
+class _Watched:
+    tree: FoundTree
+    looks: TreeLooks
+    active: bool = True
+    times: int = 0
+    next_look: float = 0.0
+    retry: float = _FIRST_RETRY
+    named: set[LeftOut] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Publishes from one cache root.
+
+    platform: for trees without a record (None: they are named in the log and left). rescan: seconds
+    between looks for growth in trees that were complete.
+    """
+
+    site: Site
+    namespace: str
+    cache_root: str
+    platform: Platform | None = None
+    quiet: float = QUIET
+    rescan: float = 30.0
+    published: Callable[[Published], None] = lambda result: None  # noqa: ARG005
+    _trees: dict[str, _Watched] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def once(self, timeout: float = 60.0) -> None:
+        """Publish what is complete, or becomes so within `timeout` seconds, and return. What could
+        not be published is in `failed`, by path."""
+        self._find()
+        end = time.monotonic() + timeout
+        for watched in self._trees.values():
+            try:
+                watched.looks.wait(max(0.0, end - time.monotonic()))
+            except AotcacheError as error:
+                self._failed(watched, error)
+                continue
+            self._publish(watched)
+            for folder, why in watched.looks.waiting.items():
+                self.failed[f"{watched.tree.path} {folder}"] = why
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until `stop` is set. No error of a publish ends it: it is logged and tried
+        again."""
+        events = None if on_network(self.cache_root) else Events()
+        logger.info(
+            "watching %s (%s)",
+            self.cache_root,
+            "network file system: by looks" if events is None else "by events",
+        )
+        next_rescan = 0.0
+        try:
+            while not stop.is_set():
+                if events is not None:
+                    events.watch([self.cache_root, *tree_folders(self.cache_root)])
+                    if events.changed.is_set():
+                        events.changed.clear()
+                        self._find()
+                if time.monotonic() >= next_rescan:
+                    self._find()
+                    self._find_growth()
+                    next_rescan = time.monotonic() + self.rescan
+                for watched in self._trees.values():
+                    if watched.active and time.monotonic() >= watched.next_look:
+                        self._look(watched)
+                stop.wait(_TICK)
+        finally:
+            if events is not None:
+                events.stop()
+
+    def _find(self) -> None:
+        found = {tree.path: tree for tree in find_trees(self.cache_root)}
+        for path in set(self._trees) - set(found):
+            del self._trees[path]
+        for path, tree in found.items():
+            if path not in self._trees:
+                self._trees[path] = _Watched(tree, TreeLooks(tree, self.quiet))
+
+    def _find_growth(self) -> None:
+        for watched in self._trees.values():
+            times = directory_times(watched.tree.path)
+            if times != watched.times:
+                watched.times, watched.active = times, True
+
+    def _look(self, watched: _Watched) -> None:
+        begin = time.monotonic()
+        try:
+            watched.looks.look()
+        except AotcacheError as error:
+            self._failed(watched, error)
+            return
+        took = time.monotonic() - begin
+        watched.next_look = time.monotonic() + max(_TICK, _LOOKS_SHARE * took)
+        if set(watched.looks.states.values()) <= {State.COMPLETE, State.EMPTY}:
+            # A rank that has not saved yet is found as growth when it does.
+            watched.active = False
+        if not watched.looks.complete:
+            return
+        self._publish(watched)
+
+    def _failed(self, watched: _Watched, error: AotcacheError) -> None:
+        self.failed[watched.tree.path] = str(error)
+        logger.warning("not published, again in %.0f s: %s", watched.retry, error)
+        watched.active = True
+        watched.next_look = time.monotonic() + watched.retry
+        watched.retry = min(_LAST_RETRY, 2 * watched.retry)
+
+    def _publish(self, watched: _Watched) -> None:
+        tree, scan = watched.tree, watched.looks.scan
+        self.failed.pop(tree.path, None)
+        if scan is None:
+            return
+        self._name_left_out(watched, scan.left_out)
+        try:
+            folders = [name for name in watched.looks.complete if has_new(tree, scan, name)]
+            if not folders:
+                return
+            identity = identify(tree, scan, read_records(tree.path), self.platform)
+            result = publish(self.site, self.namespace, tree, scan, identity, folders)
+        except AotcacheError as error:
+            self._failed(watched, error)
+            return
+        watched.retry = _FIRST_RETRY
+        self._name_left_out(watched, result.left_out)
+        self.published(result)
+
+    def _name_left_out(self, watched: _Watched, left_out: tuple[LeftOut, ...]) -> None:
+        for left in left_out:
+            if left not in watched.named:
+                watched.named.add(left)
+                logger.warning(
+                    "left out of %s: %s: %s", watched.tree.hash[:12], left.path, left.reason
+                )
+
+
+def has_new(tree: FoundTree, scan: TreeScan, folder: str) -> bool:
+    """Whether a directory holds a file that is not in the newest manifest this node has pulled or
+    published of it. What was pulled is not published back."""
+    known: set[str] = set()
+    for part, data in TreeState(tree.path).manifests().items():
+        if folder == (SHARED if part == SHARED else part_directory(part)):
+            with suppress(FormatError):
+                known.update(entry.path for entry in decode_manifest(data).statement.files)
+    return any(file.part_dir == folder and file.path not in known for file in scan.files)
+
+
+def directory_times(tree_path: str) -> int:
+    """A fingerprint of the directories in which new files show, without reading those of the
+    thousands of kernels: root, inductor_cache, and all directories right below."""
+    times = []
+    for folder in (tree_path, os.path.join(tree_path, "inductor_cache")):
+        with suppress(OSError), os.scandir(folder) as entries:
+            times.append((folder, os.stat(folder).st_mtime_ns))
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    times.append((entry.path, entry.stat(follow_symlinks=False).st_mtime_ns))
+                    if entry.name == "triton":
+                        times += _below(entry.path)
+    return hash(frozenset(times))
+
+
+def _below(folder: str) -> list[tuple[str, int]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [
+            (entry.path, entry.stat(follow_symlinks=False).st_mtime_ns)
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False)
+        ]
+    return []
