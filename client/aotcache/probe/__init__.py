@@ -1,1 +1,1 @@
-"""This machine: its toolchain and GPU, and the trees on its disk. Imports torch only where a process has it."""
+"""This machine: its toolchain and GPU, and the trees on its disk. torch_probe imports torch."""
