@@ -18,6 +18,8 @@ from aotcache.probe.trees import (
     holds_cpp,
     locks_held,
     scan_tree,
+    tree_folders,
+    tree_path,
 )
 from aotcache.protocol.names import INDUCTOR, VLLM_AOT, VLLM_JIT
 
@@ -169,6 +171,14 @@ def test_trees_are_found_by_their_names(tmp_path: Path) -> None:
         FoundTree(VLLM_JIT, JIT, str(compiled / JIT)),
         FoundTree(INDUCTOR, "train-1.2", str(tmp_path / "inductor" / "train-1.2")),
     ]
+
+
+@pytest.mark.parametrize(("layout", "name"), [(VLLM_AOT, AOT), (VLLM_JIT, JIT), (INDUCTOR, "key")])
+def test_a_tree_is_found_where_its_path_says(tmp_path: Path, layout: str, name: str) -> None:
+    path = tree_path(str(tmp_path), layout, name)
+    os.makedirs(path)
+    assert find_trees(str(tmp_path)) == [FoundTree(layout, name, path)]
+    assert os.path.dirname(path) in tree_folders(str(tmp_path))
 
 
 def test_no_cache_root_is_no_trees(tmp_path: Path) -> None:
