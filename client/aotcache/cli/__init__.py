@@ -8,12 +8,15 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 import click
 
 from aotcache import __version__
 from aotcache.errors import AotcacheError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 MISS = 3
 
@@ -68,7 +71,9 @@ _SERVICE = {
 }
 
 
-def _points() -> list[importlib.metadata.EntryPoint]:
+def _points() -> list[EntryPoint]:
+    from importlib.metadata import entry_points
+
     return sorted(entry_points(group="aotcache.commands"), key=lambda point: point.name)
 
 

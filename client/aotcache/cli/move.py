@@ -112,8 +112,9 @@ def _push(
     scan = looks.wait(wait)
     for folder, why in looks.waiting.items():
         failed[f"{tree.path} {folder}"] = why
-    if not scan.files:
-        raise LocalError(f"{tree.path} holds nothing that is published")
+    if not looks.complete:
+        why = "; ".join(f"{name}: {state.value}" for name, state in sorted(looks.states.items()))
+        raise LocalError(f"{tree.path} holds nothing that is complete ({why or 'no files'})")
     identity = identify(tree, scan, read_records(tree.path), platform)
     return publish(site, namespace, tree, scan, identity, looks.complete)
 

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from aotcache.sync.site import Progress
+if TYPE_CHECKING:
+    from aotcache.sync.site import Progress
 
 
 def print_json(value: object) -> None:
@@ -51,6 +53,8 @@ def when(seconds: int) -> str:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
     """A bar on a terminal, a line a step in a log, nothing where `quiet`."""
+    from aotcache.sync.site import Progress
+
     if quiet:
         yield Progress(step=logging.getLogger("aotcache").debug)
     elif sys.stderr.isatty():
@@ -65,6 +69,8 @@ def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
+
+    from aotcache.sync.site import Progress
 
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -112,8 +112,7 @@ class _Cache:
         if not os.path.isdir(self.tree.path):
             logger.info("%s compiled nothing: there is nothing to publish", self.tree.hash)
             return
-        version = self.detected.platform.torch
-        write_record(self.tree.path, engine.record(self.tree.hash, self.detected, version))
+        write_record(self.tree.path, engine.record(self.tree.hash, self.detected))
         looks = TreeLooks(self.tree)
         scan = looks.wait(wait)
         for folder, why in looks.waiting.items():

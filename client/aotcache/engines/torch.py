@@ -49,15 +49,16 @@ def check_python(command: Sequence[str]) -> None:
         )
 
 
-def record(key: str, detected: Detected, torch_version: str) -> EngineRecord:
-    """The engine record of a program that was run under `key`."""
+def record(key: str, detected: Detected, compile_seconds: float | None = None) -> EngineRecord:
+    """The engine record of a program that was run under `key`; None: nobody measured its compile."""
     return EngineRecord(
         layout=INDUCTOR,
         hash=key,
         part=SHARED,
         platform=detected.platform,
-        recipe=Recipe(engine="torch", engine_version=torch_version, model=key),
+        recipe=Recipe(engine="torch", engine_version=detected.platform.torch, model=key),
         expected_parts=(SHARED,),
+        compile_seconds=compile_seconds,
         notes=detected.notes,
-        trees=(TreeUsed(layout=INDUCTOR, hash=key),),
+        trees=(TreeUsed(layout=INDUCTOR, hash=key, compile_seconds=compile_seconds),),
     )

@@ -1,4 +1,4 @@
-"""Looks at a tree on this disk until its parts are complete."""
+"""Look at a tree on this disk until its parts are complete."""
 
 from __future__ import annotations
 
@@ -55,12 +55,17 @@ class TreeLooks:
 
     @property
     def waiting(self) -> dict[str, str]:
-        """What is not complete, and why."""
+        """What is still being written, and why it is not complete. A directory in which nothing
+        has to be published yet (no `model`) is not waited for: it may never get one."""
         return {
             name: state.value
             for name, state in sorted(self.states.items())
-            if state is not State.COMPLETE
+            if state not in (State.COMPLETE, State.EMPTY)
         }
+
+    @property
+    def empty(self) -> list[str]:
+        return sorted(name for name, state in self.states.items() if state is State.EMPTY)
 
     def wait(self, timeout: float) -> TreeScan:
         """Look until every part is complete, at most `timeout` seconds."""
