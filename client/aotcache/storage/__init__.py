@@ -70,7 +70,7 @@ def http_store(client: HttpClient, objects: str = "/v1/objects") -> ObjectStore:
 
 
 def _checked_path(url: str, path: str) -> str:
-    path = path.strip("/")
+    path = path.rstrip("/")
     if any(name in ("", ".", "..") for name in path.split("/")):
         raise UsageError(f"{url!r}: a bucket and prefix without empty, '.' or '..' names")
     return path

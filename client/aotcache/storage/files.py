@@ -140,8 +140,12 @@ class FileStore(CheckedStore):
                 if key > after or after.startswith(key):
                     yield from self._walk(key, after)
             elif key > after:
-                with suppress(FileNotFoundError):  # deleted since
-                    yield ObjectInfo(key, os.lstat(self._path(key)).st_size)
+                try:
+                    found_there = os.lstat(self._path(key))
+                except FileNotFoundError:
+                    continue  # deleted since
+                if stat.S_ISREG(found_there.st_mode):
+                    yield ObjectInfo(key, found_there.st_size)
 
     def _delete(self, key: str) -> None:
         path = self._path(key)

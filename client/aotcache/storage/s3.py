@@ -59,9 +59,18 @@ class S3Store(CheckedStore):
             },
         )
 
+        self._connected: Any = None
+
+    @property
+    def _client(self) -> Any:
+        """aiobotocore's client, whose calls run on s3fs's loop: `_sync`."""
+        if self._connected is None:
+            self._connected = self._fs.s3
+        return self._connected
+
     def close(self) -> None:
-        # s3fs closes its connections with its last reference.
-        del self._fs
+        if self._connected is not None:
+            self._sync(self._connected.close)
 
     def _put(self, key: str, data: bytes | memoryview) -> None:
         for attempt in range(ATTEMPTS):
@@ -96,7 +105,7 @@ class S3Store(CheckedStore):
                         raise
             raise AssertionError("the last attempt returns or raises")
 
-        client = self._fs.s3
+        client = self._client
         try:
             return bytes(self._sync(read))
         except ClientError as error:
@@ -124,7 +133,7 @@ class S3Store(CheckedStore):
         while True:
             try:
                 page = self._sync(
-                    self._fs.s3.list_objects_v2,
+                    self._client.list_objects_v2,
                     Bucket=self._bucket,
                     Prefix=self._root + prefix,
                     **more,
@@ -150,14 +159,14 @@ class S3Store(CheckedStore):
 
     def _check_bucket(self) -> None:
         try:
-            self._sync(self._fs.s3.head_bucket, Bucket=self._bucket)
+            self._sync(self._client.head_bucket, Bucket=self._bucket)
         except ClientError as error:
             if _status(error) == 404:
                 raise StorageUnavailableError(f"there is no bucket {self._bucket}") from error
             # Forbidden to look at the bucket: that it was found is enough.
 
     def _call(self, name: str, key: str, **arguments: Any) -> Any:
-        method = getattr(self._fs.s3, name)
+        method = getattr(self._client, name)
         return self._sync(method, Bucket=self._bucket, Key=self._root + key, **arguments)
 
     def _sync(self, function: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
