@@ -1,0 +1,223 @@
+"""The HTTP pool: errors, repeats, proxies, and a token that shows nowhere."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from aotcache.errors import (
+    AotcacheError,
+    CondemnedError,
+    InvalidNameError,
+    NotFoundError,
+    RemoteError,
+    UnavailableError,
+    UsageError,
+)
+from aotcache.net.http import HttpClient
+from aotcache.protocol.v1.problem import Problem
+from support.http import Reply, Request, serving
+from support.process import free_ports
+
+TOKEN = "token-that-nobody-may-read"
+
+
+@dataclass(frozen=True)
+class Thing:
+    name: str
+
+
+@dataclass(frozen=True)
+class NoThing:
+    code: str
+    message: str
+    reason: str
+
+
+def problem(status: int, code: str) -> Reply:
+    return Reply(status, msgspec.json.encode(Problem(code=code, message=f"because {code}")))
+
+
+def test_json_both_ways() -> None:
+    with serving(lambda request: Reply(200, request.body)) as server:
+        client = HttpClient(server.url + "/", TOKEN)
+        got = client.request_json("POST", "/v1/x", Thing("a"), Thing, query={"q": "a b&c"})
+        client.close()
+    assert got == Thing("a")
+    (request,) = server.requests
+    assert request.path == "/v1/x?q=a+b%26c"
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["content-type"] == "application/json"
+
+
+def test_bytes_both_ways() -> None:
+    with serving(lambda request: Reply(201, request.body, {"X-Thing": "1"})) as server:
+        answer = HttpClient(server.url).request_bytes("PUT", "/o", memoryview(b"data"))
+    assert (answer.status, answer.data, answer.headers["x-thing"]) == (201, b"data", "1")
+    assert server.requests[0].headers["content-length"] == "4"
+    assert "authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("condemned", CondemnedError),
+        ("not_found", NotFoundError),
+        ("invalid_name", InvalidNameError),
+        ("of_a_newer_service", RemoteError),
+    ],
+)
+def test_a_problem_becomes_its_error(code: str, kind: type[AotcacheError]) -> None:
+    with serving(lambda _: problem(400, code)) as server, pytest.raises(kind) as caught:
+        HttpClient(server.url).request_json("POST", "/v1/x", Thing("a"), Thing)
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"because {code}"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, b"<html>welcome</html>"),
+        Reply(200, b'{"other": 1}'),
+        Reply(204),
+        Reply(404, b"<html>nginx</html>"),
+        Reply(404, b'{"detail": "Not Found"}'),
+        Reply(401, b""),
+        Reply(301, b"", {"Location": "https://elsewhere/"}),
+        Reply(500, b"Internal Server Error"),
+    ],
+)
+def test_what_is_not_the_services_answer(reply: Reply) -> None:
+    with serving(lambda _: reply) as server, pytest.raises(UnavailableError) as caught:
+        HttpClient(server.url, TOKEN).request_json("GET", "/v1/x", None, Thing)
+    assert f"{server.url}/v1/x" in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_a_miss_is_no_error_where_the_call_knows_it() -> None:
+    miss = Reply(404, msgspec.json.encode(NoThing(code="miss", message="m", reason="unknown")))
+    with serving(lambda _: miss) as server:
+        got = HttpClient(server.url).request_json("POST", "/x", None, Thing, miss=NoThing)
+    assert got == NoThing(code="miss", message="m", reason="unknown")
+    with serving(lambda _: problem(404, "not_found")) as server, pytest.raises(NotFoundError):
+        HttpClient(server.url).request_json("POST", "/x", None, Thing, miss=NoThing)
+    with serving(lambda _: Reply(404, b"")) as server, pytest.raises(UnavailableError):
+        HttpClient(server.url).request_json("POST", "/x", None, Thing, miss=NoThing)
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 3), ("PUT", 3), ("POST", 1), ("DELETE", 1)])
+@pytest.mark.parametrize("bad", [Reply(503, b"busy"), None, Reply(200, b"0123456789", cut=4)])
+def test_only_what_can_be_repeated_is(method: str, times: int, bad: Reply | None) -> None:
+    answers = [bad, bad, Reply(200, b"done")]
+    with serving(lambda _: answers.pop(0)) as server:
+        client = HttpClient(server.url)
+        if times == 3:
+            assert client.request_bytes(method, "/x", b"data").data == b"done"
+        else:
+            with pytest.raises(UnavailableError):
+                client.request_bytes(method, "/x", b"data")
+    assert [request.body for request in server.requests] == [b"data"] * times
+
+
+def test_a_problem_that_stays_is_told() -> None:
+    with serving(lambda _: problem(503, "storage_unavailable")) as server:
+        client = HttpClient(server.url, retries=1)
+        with pytest.raises(AotcacheError, match="because storage_unavailable"):
+            client.request_bytes("GET", "/x")
+    assert len(server.requests) == 2
+
+
+def test_no_server() -> None:
+    (port,) = free_ports(1)
+    client = HttpClient(f"http://127.0.0.1:{port}", TOKEN)
+    with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}.*refused"):
+        client.request_json("GET", "/v1/x", None, Thing)
+
+
+def test_a_server_that_says_nothing() -> None:
+    waiting = threading.Event()
+
+    def answer(_: Request) -> Reply | None:
+        waiting.wait(30)
+        return None
+
+    with serving(answer) as server:
+        client = HttpClient(server.url, read_seconds=0.2)
+        with pytest.raises(UnavailableError, match="timed out"):
+            client.request_json("POST", "/v1/x", None, Thing)
+        waiting.set()
+
+
+def test_the_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    (port,) = free_ports(1)
+    silent = HttpClient(f"http://127.0.0.1:{port}", TOKEN, retries=1)
+    with pytest.raises(UnavailableError) as caught:
+        silent.request_bytes("GET", "/x")
+    with serving(lambda _: Reply(500, b"no")) as server:
+        client = HttpClient(server.url, TOKEN)
+        with pytest.raises(UnavailableError) as second:
+            client.request_bytes("GET", "/x")
+    shown = [repr(client), str(client), caplog.text]
+    for error in (caught.value, second.value, caught.value.__cause__):
+        shown += [str(error), repr(error)]
+    assert not [text for text in shown if TOKEN in text]
+
+
+@pytest.mark.parametrize("token", ["two words", "line\nbreak", "ünicode"])
+def test_a_token_that_cannot_be_sent(token: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        HttpClient("http://127.0.0.1:1", token)
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host:80", "ftp://host", "http://", "http://h:x", "http://[x", "http://h?q=1"]
+)
+def test_urls_of_no_service(url: str) -> None:
+    with pytest.raises(UsageError):
+        HttpClient(url)
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        HttpClient("http://user:hunter2@host")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda _: Reply(200, b'{"name": "by proxy"}')) as proxy:
+        address = proxy.url.removeprefix("http://")
+        monkeypatch.setenv("http_proxy", f"http://user:p%40ss@{address}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        client = HttpClient("http://service.invalid:8750")
+        assert client.request_json("GET", "/v1/x", None, Thing) == Thing("by proxy")
+        monkeypatch.setenv("no_proxy", "service.invalid")
+        with pytest.raises(UnavailableError) as caught:
+            HttpClient("http://service.invalid:8750", retries=0).request_bytes("GET", "/v1/x")
+    (request,) = proxy.requests
+    assert request.path == "http://service.invalid:8750/v1/x"
+    assert request.headers["proxy-authorization"] == "Basic dXNlcjpwQHNz"
+    assert "p%40ss" not in str(caught.value)
+
+
+def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "socks5://user:secret@host:1080")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(UsageError, match="no_proxy") as caught:
+        HttpClient("http://service.invalid")
+    assert "secret" not in str(caught.value)
+
+
+def test_nobody_else_imports_urllib3() -> None:
+    script = "import sys, aotcache.storage, aotcache.protocol.v1.lookup\n"
+    script += "assert 'urllib3' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -1,0 +1,52 @@
+"""Opening stores: URLs, secrets in them, and what is imported for which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aotcache.errors import UsageError
+from aotcache.storage import open_store
+
+
+@pytest.mark.parametrize(
+    "url", ["", "/x", "gs://bucket", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "http://x:1"]
+)
+def test_urls_that_name_no_store(url: str) -> None:
+    with pytest.raises(UsageError):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "s3://bucket/x?sig=secret", "s3://[x"])
+def test_secrets_in_a_url_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(caught.value.__cause__)
+
+
+def test_s3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules, "aotcache.storage.s3", raising=False)
+    with pytest.raises(UsageError, match=r"pip install 'aotcache\[s3\]'"):
+        open_store("s3://bucket")
+
+
+def test_a_backend_is_imported_when_it_is_opened(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from aotcache.storage import open_store, http_store\n"
+        "open_store(sys.argv[1])\n"
+        "heavy = {'fsspec', 's3fs', 'botocore', 'aiohttp', 'urllib3', 'asyncio'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path.as_uri()], check=True, timeout=60)
+
+
+def test_stores_of_one_memory_share_it() -> None:
+    open_store("memory://shared-name").put("ns/a", b"x")
+    assert open_store("memory://shared-name").get("ns/a") == b"x"
+    assert list(open_store("memory://shared").list("")) == []
