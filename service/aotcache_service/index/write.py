@@ -131,10 +131,11 @@ def settle_tree(db: Session, tree: TreeRow) -> None:
 
 
 def refresh(db: Session, tree: TreeRow) -> None:
-    """Derive what describes the tree from its newest parts, whatever order they came in: the
-    same after a rebuild as before. Hidden while it has none."""
-    rows = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id, PartRow.newest)).all()
-    rows = sorted(rows, key=lambda row: (row.created, row.part))
+    """Derive what describes the tree from its parts, whatever order they were committed in: the
+    same after a rebuild as before. Hidden while no part is served."""
+    found = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id)).all()
+    every = sorted(found, key=lambda row: (row.created, row.generation, row.part))
+    rows = [row for row in every if row.newest]
     tree.hidden = not rows
     if not rows:
         return
@@ -143,10 +144,12 @@ def refresh(db: Session, tree: TreeRow) -> None:
     tree.raw_bytes = sum(row.raw_bytes for row in rows)
     tree.created = rows[-1].created
     tree.publisher = rows[-1].publisher
-    # What only some publishers know is taken from the last one that did.
-    tree.expected_parts = next((row.expected_parts for row in rows[::-1] if row.expected_parts), [])
-    tree.recipe_id = next((row.recipe_id for row in rows[::-1] if row.recipe_id), None)
-    seconds = [row.compile_seconds for row in rows if row.compile_seconds is not None]
+    # What only some publishers know is taken from the last that did: growth may come from a node
+    # that compiled little, or whose watcher found no record.
+    late = every[::-1]
+    tree.expected_parts = next((row.expected_parts for row in late if row.expected_parts), [])
+    tree.recipe_id = next((row.recipe_id for row in late if row.recipe_id), None)
+    seconds = [row.compile_seconds for row in every if row.compile_seconds is not None]
     tree.compile_seconds = max(seconds, default=None)
     recipe = None if tree.recipe_id is None else db.get_one(RecipeRow, tree.recipe_id)
     tree.engine = "" if recipe is None else str(recipe.fields["engine"])

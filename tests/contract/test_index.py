@@ -1,0 +1,650 @@
+"""The index does the same on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, select, text
+
+from aotcache.errors import (
+    CondemnedError,
+    GenerationTakenError,
+    ManifestError,
+    NotFoundError,
+    ObjectExistsError,
+    ObjectMissingError,
+    SessionExpiredError,
+    UsageError,
+)
+from aotcache.protocol.names import (
+    INDUCTOR,
+    VLLM_AOT,
+    TreeKey,
+    deleted_key,
+    new_publish_id,
+    pack_key,
+    parse_manifest_key,
+)
+from aotcache.protocol.platform import Difference
+from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+from aotcache.protocol.v1.outcomes import Outcome
+from aotcache.protocol.v1.publish import Commit, OpenSession, PartState, Session
+from aotcache.protocol.v1.recipes import RecipeLookup
+from aotcache.protocol.v1.trees import SORTS, TreePage, TreeSummary
+from aotcache.storage import ObjectInfo, ObjectStore, open_store
+from aotcache_service.index import lookup as lookups
+from aotcache_service.index.database import Database
+from aotcache_service.index.listing import Filter, list_trees, tree_details
+from aotcache_service.index.models import Base, SessionPackRow
+from aotcache_service.index.usage import UsageCounter
+from aotcache_service.index.write import condemn_unknown_pack, count_outcome
+from aotcache_service.ops.delete import delete_trees
+from aotcache_service.ops.publish import commit, open_session
+from aotcache_service.ops.reindex import ReindexSummary, reindex
+from support.stored import (
+    HASH,
+    OTHER_PLATFORM,
+    PLATFORM,
+    RECIPE,
+    key_of,
+    make_manifest,
+    make_pack,
+    manifest_bytes,
+    put_part,
+)
+
+NOW = 1_000_000
+RANK = "rank_0_0-d0"
+TREE = TreeKey(namespace="default", layout=VLLM_AOT, hash=HASH, platform=PLATFORM.id)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[[], Database]]:
+    """Makes empty databases: each call another one."""
+    made: list[Database] = []
+
+    def make() -> Database:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path / str(len(made))}/index.sqlite3"
+        elif made:
+            url = request.getfixturevalue("postgres").fresh_url()
+        else:
+            url = request.getfixturevalue("postgres_url")
+        made.append(Database(url))
+        made[-1].migrate()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def database(new_database: Callable[[], Database]) -> Database:
+    return new_database()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ObjectStore]:
+    opened = open_store((tmp_path / "objects").as_uri())
+    yield opened
+    opened.close()
+
+
+def begin(
+    database: Database, publish_id: str | None = None, *, now: int = NOW, **about: object
+) -> Session:
+    asked: dict[str, object] = {"layout": VLLM_AOT, "hash": HASH, "platform": PLATFORM, **about}
+    asked.setdefault("parts", ("shared",))
+    body = OpenSession(publish_id=publish_id or new_publish_id(), **asked)  # type: ignore[arg-type]
+    return open_session(database, body, now=now, lifetime=3600)
+
+
+def finish(database: Database, store: ObjectStore, *keys: str) -> None:
+    tree = parse_manifest_key(keys[0]).tree
+    session = begin(database, namespace=tree.namespace)
+    commit(database, store, session.publish_id, Commit(manifests=keys), now=NOW)
+
+
+def publish(database: Database, store: ObjectStore, content: bytes = b"x", **about: object) -> str:
+    key = put_part(store, content, **about)  # type: ignore[arg-type]
+    finish(database, store, key)
+    return key
+
+
+def look_up(database: Database, **about: object) -> Hit | Miss:
+    asked: dict[str, object] = {"layout": VLLM_AOT, "hash": HASH, "platform": PLATFORM, **about}
+    with database.read() as db:
+        found = lookups.lookup(db, Lookup(**asked))  # type: ignore[arg-type]
+    return found if isinstance(found, Miss) else found.hit
+
+
+def hit(database: Database, **about: object) -> Hit:
+    found = look_up(database, **about)
+    assert isinstance(found, Hit), found
+    return found
+
+
+def miss(database: Database, **about: object) -> Miss:
+    found = look_up(database, **about)
+    assert isinstance(found, Miss), found
+    return found
+
+
+def page(database: Database, **about: object) -> TreePage:
+    with database.read() as db:
+        return list_trees(db, Filter(), **about)  # type: ignore[arg-type]
+
+
+def test_tables_are_those_of_the_models(database: Database) -> None:
+    with database.read() as db:
+        assert compare_metadata(MigrationContext.configure(db.connection()), Base.metadata) == []
+
+
+def test_what_was_committed_is_found(database: Database, store: ObjectStore) -> None:
+    about = {"expected_parts": ("shared", RANK), "compile_seconds": 42.5, "recipe": RECIPE}
+    key = publish(database, store, b"hello", **about)
+    found = hit(database)
+    (part,) = found.parts
+    assert (part.part, part.generation, part.manifest) == ("shared", 1, key)
+    assert (part.files, part.raw_bytes, part.stored_bytes) == (1, 5, 5)
+    assert found.missing == (RANK,)
+    assert found.compile_seconds == 42.5
+    with database.read() as db:
+        (detail,) = tree_details(db, Filter(namespace="default", hash=HASH)).trees
+    assert detail.parts == found.parts
+    assert detail.tree.recipe == RECIPE
+    assert detail.tree.platform == PLATFORM
+    assert (detail.hash_factors, detail.notes) == ({"env": "1"}, {"driver": "580"})
+
+
+def test_miss_says_why(database: Database, store: ObjectStore) -> None:
+    assert miss(database).reason == "unknown_hash"
+    far = replace(OTHER_PLATFORM, python="cpython-3.12.1")
+    publish(database, store, platform=far)
+    publish(database, store, platform=OTHER_PLATFORM)
+    other = miss(database)
+    assert other.reason == "other_platform"
+    assert other.differences == (
+        Difference(field="device", stored=OTHER_PLATFORM.device, asked=PLATFORM.device),
+        Difference(field="arch", stored="sm_80", asked="sm_90"),
+    )
+    publish(database, store)
+    partly = miss(database, parts=("shared", RANK))
+    assert (partly.reason, partly.missing, partly.available) == (
+        "part_missing",
+        (RANK,),
+        ("shared",),
+    )
+    assert miss(database, namespace="other").reason == "unknown_hash"
+
+
+def test_tree_for_this_cpu_comes_before_the_one_for_any(
+    database: Database, store: ObjectStore
+) -> None:
+    mine = replace(PLATFORM, cpu="avx512")
+    publish(database, store)
+    publish(database, store, part=RANK)
+    assert hit(database, platform=mine).platform == PLATFORM.id
+    publish(database, store, platform=mine)
+    assert hit(database, platform=mine).platform == mine.id
+    # It lacks the rank, the tree for any CPU has it.
+    assert hit(database, platform=mine, parts=(RANK,)).platform == PLATFORM.id
+    assert hit(database, platform=replace(mine, cpu="sse")).platform == PLATFORM.id
+
+
+def test_recipe_leads_to_its_trees(database: Database, store: ObjectStore) -> None:
+    def ask(platform: object = PLATFORM) -> object:
+        asked = RecipeLookup(recipe=RECIPE, platform=platform)  # type: ignore[arg-type]
+        with database.read() as db:
+            return lookups.lookup_recipe(db, asked)
+
+    found = ask()
+    assert isinstance(found, Miss)
+    assert found.reason == "unknown_hash"
+    publish(database, store, recipe=RECIPE, created=5)
+    publish(database, store, recipe=RECIPE, created=9, tree_hash="b" * 64)
+    publish(database, store, recipe=replace(RECIPE, dtype="float16"), tree_hash="c" * 64)
+    found = ask()
+    assert isinstance(found, lookups.RecipeFound)
+    assert [tree.hash for tree in found.hit.trees] == ["b" * 64, HASH]
+    found = ask(OTHER_PLATFORM)
+    assert isinstance(found, Miss)
+    assert found.reason == "other_platform"
+    assert found.differences
+
+
+def test_growth_serves_the_newest_generation(database: Database, store: ObjectStore) -> None:
+    publish(database, store, b"one")
+    publish(database, store, b"three", generation=2, created=2_000)
+    (part,) = hit(database).parts
+    assert (part.generation, part.raw_bytes) == (2, 5)
+    (tree,) = page(database).trees
+    assert (tree.created, tree.raw_bytes) == (2_000, 5)
+    assert begin(database).parts == (
+        PartState(part="shared", generation=2, next_generation=3, manifest=part.manifest),
+    )
+
+
+def test_frames_shared_by_parts_count_once(database: Database, store: ObjectStore) -> None:
+    publish_id = new_publish_id()
+    pack = make_pack(b"12345678", publish_id)
+    first = put_part(store, b"12345678", publish_id=publish_id)
+    second = put_part(store, b"12345678", publish_id=publish_id, part=RANK, pack=pack)
+    finish(database, store, first, second)
+    (tree,) = page(database).trees
+    assert (tree.files, tree.raw_bytes, tree.stored_bytes) == (2, 16, 8)
+
+
+def test_commit_fails_whole(database: Database, store: ObjectStore) -> None:
+    good = put_part(store)
+    gone = make_pack(b"gone", new_publish_id())
+    bad = put_part(store, b"gone", part=RANK, pack=gone)
+    with pytest.raises(CondemnedError, match="missing"):
+        finish(database, store, good, bad)
+    assert miss(database).reason == "unknown_hash"
+    finish(database, store, good)
+    assert hit(database).parts
+
+
+def test_commit_refuses_a_torn_and_a_condemned_pack(database: Database, store: ObjectStore) -> None:
+    torn = make_pack(b"whole", new_publish_id())
+    store.put(pack_key("default", torn.name), b"who")
+    with pytest.raises(CondemnedError, match="torn"):
+        finish(database, store, put_part(store, b"whole", pack=torn))
+    going = make_pack(b"going", new_publish_id())
+    store.put(pack_key("default", going.name), b"going")
+    with database.write() as db:
+        assert condemn_unknown_pack(db, "default", going.name)
+    with pytest.raises(CondemnedError, match="deleted"):
+        finish(database, store, put_part(store, b"going", part=RANK, pack=going))
+
+
+def test_commit_refuses_a_manifest_that_is_missing_damaged_or_elsewhere(
+    database: Database, store: ObjectStore
+) -> None:
+    statement, locations = make_manifest()
+    with pytest.raises(ObjectMissingError):
+        finish(database, store, key_of(statement))
+    store.put(key_of(statement), b"{}\n")
+    with pytest.raises(ManifestError):
+        finish(database, store, key_of(statement))
+    elsewhere = key_of(statement).replace("/shared/", f"/{RANK}/")
+    store.put(elsewhere, manifest_bytes(statement, locations))
+    with pytest.raises(ManifestError, match="another"):
+        finish(database, store, elsewhere)
+
+
+def test_commit_is_idempotent_even_without_its_session(
+    database: Database, store: ObjectStore
+) -> None:
+    key = put_part(store)
+    session = begin(database)
+    body = Commit(manifests=(key,))
+    for late in (0, 10, 10_000):
+        done = commit(database, store, session.publish_id, body, now=NOW + late)
+        assert done.manifests == (key,)
+    assert len(hit(database).parts) == 1
+
+
+def test_commit_takes_only_the_next_generation(database: Database, store: ObjectStore) -> None:
+    early = put_part(store, generation=2)
+    with pytest.raises(GenerationTakenError, match="the next is 1"):
+        finish(database, store, early)
+    first = put_part(store)
+    finish(database, store, early, first)  # in whatever order they are named
+    assert hit(database).parts[0].generation == 2
+
+
+def test_of_two_sessions_that_race_one_wins(database: Database, store: ObjectStore) -> None:
+    """Both were told generation 1. Storage lets one put it; only that one can be committed."""
+    sessions = [begin(database), begin(database)]
+    barrier = threading.Barrier(2)
+
+    def race(session: Session) -> str:
+        barrier.wait()
+        try:
+            key = put_part(store, b"by " + session.publish_id.encode(), publisher="racer")
+        except ObjectExistsError:
+            return ""
+        commit(database, store, session.publish_id, Commit(manifests=(key,)), now=NOW)
+        return key
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(race, sessions))
+    assert sorted(map(bool, results)) == [False, True]
+    assert hit(database).parts[0].manifest in results
+    loser = sessions[results.index("")]
+    (state,) = begin(database, loser.publish_id).parts
+    assert state.next_generation == 2
+
+
+def test_the_same_commit_from_many_adds_one_row(database: Database, store: ObjectStore) -> None:
+    key = put_part(store)
+    sessions = [begin(database) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        done = pool.map(
+            lambda one: (
+                commit(database, store, one.publish_id, Commit(manifests=(key,)), now=NOW).manifests
+            ),
+            sessions,
+        )
+        assert set(done) == {(key,)}
+    assert len(hit(database).parts) == 1
+
+
+def test_session_expires_and_is_resumed(database: Database, store: ObjectStore) -> None:
+    key = put_part(store)
+    body = Commit(manifests=(key,))
+    session = begin(database)
+    assert session.expires == NOW + 3600
+    with pytest.raises(SessionExpiredError):
+        commit(database, store, session.publish_id, body, now=session.expires)
+    with pytest.raises(SessionExpiredError):
+        commit(database, store, new_publish_id(), body, now=NOW)
+    resumed = begin(database, session.publish_id, now=NOW + 3000)
+    assert resumed.expires == NOW + 6600
+    with pytest.raises(UsageError, match="another tree"):
+        begin(database, session.publish_id, hash="b" * 64)
+    commit(database, store, session.publish_id, body, now=NOW + 5000)
+
+
+def test_session_pins_packs_of_parts_and_neighbours(database: Database, store: ObjectStore) -> None:
+    shared = publish(database, store, b"shared", recipe=RECIPE)
+    rank = publish(database, store, b"rank", part=RANK, recipe=RECIPE)
+    hashes = ["b" * 64, "c" * 64, "d" * 64]
+    family = replace(RECIPE, dtype="float16")
+    others = [
+        publish(database, store, tree.encode(), tree_hash=tree, recipe=family, created=at)
+        for at, tree in enumerate(hashes)
+    ]
+    publish(database, store, b"s", tree_hash="e" * 64, recipe=replace(RECIPE, model="org/other"))
+    publish(database, store, b"t", namespace="team", recipe=RECIPE)
+    session = begin(database, recipe=RECIPE)
+    assert session.parts[0].manifest == shared
+    # The other part of the tree, then the two most recent trees of the family.
+    assert session.neighbours == (rank, others[2], others[1])
+    again = begin(database, session.publish_id, recipe=RECIPE)
+    assert again.neighbours == session.neighbours
+    with database.read() as db:
+        pinned = select(func.count()).where(SessionPackRow.publish_id == session.publish_id)
+        assert db.scalar(pinned) == 4
+
+
+def test_deleted_stays_deleted(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    publish(database, store)
+    publish(database, store, generation=2)
+    # Put, but its publisher died before the commit.
+    put_part(store, part=RANK)
+    assert delete_trees(database, store, "default", HASH).trees == (f"default/{TREE.path}",)
+    assert miss(database).reason == "unknown_hash"
+    assert page(database).trees == ()
+    assert list(store.list("default/trees/")) == []
+    for one in (database, new_database()):
+        assert reindex(one, store) == ReindexSummary(trees=0, parts=0, skipped=0)
+        states = begin(one, parts=("shared", RANK)).parts
+        assert [(state.generation, state.next_generation) for state in states] == [(0, 3), (0, 2)]
+        with pytest.raises(NotFoundError):
+            delete_trees(one, store, "default", HASH)
+
+
+def test_republished_after_deletion_with_a_higher_generation(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    old = publish(database, store)
+    delete_trees(database, store, "default", HASH)
+    put_part(store)
+    with pytest.raises(GenerationTakenError, match="the next is 2"):
+        finish(database, store, old)
+    publish(database, store, b"new", generation=2)
+    assert hit(database).parts[0].generation == 2
+    rebuilt = new_database()
+    reindex(rebuilt, store)
+    assert page(rebuilt) == page(database)
+
+
+def test_deletes_only_the_layout_and_platform_asked_for(
+    database: Database, store: ObjectStore
+) -> None:
+    publish(database, store)
+    publish(database, store, platform=OTHER_PLATFORM)
+    publish(database, store, layout=INDUCTOR)
+    delete_trees(database, store, "default", HASH, layout=VLLM_AOT, platform=PLATFORM.id)
+    left = {(tree.layout, tree.platform_id) for tree in page(database).trees}
+    assert left == {(VLLM_AOT, OTHER_PLATFORM.id), (INDUCTOR, PLATFORM.id)}
+
+
+class Killed(BaseException):
+    """Nothing in the code under test may catch it, as it could not a SIGKILL."""
+
+
+class KilledAt:
+    """A real store that ends its caller before the n-th call."""
+
+    def __init__(self, store: ObjectStore, steps: int) -> None:
+        self._store = store
+        self._steps = itertools.count(-steps)
+        self.url = store.url
+
+    def _step(self) -> ObjectStore:
+        if next(self._steps) == 0:
+            raise Killed
+        return self._store
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self._step().put(key, data)
+
+    def get(self, key: str) -> bytes:
+        return self._step().get(key)
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        return self._step().get_range(key, start, end)
+
+    def size(self, key: str) -> int:
+        return self._step().size(key)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        return self._step().list(prefix, after)
+
+    def delete(self, key: str) -> None:
+        self._step().delete(key)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def test_deletion_killed_at_any_step_is_whole_or_completed(
+    new_database: Callable[[], Database], database: Database, tmp_path: Path
+) -> None:
+    for steps in itertools.count():
+        store = open_store((tmp_path / f"store-{steps}").as_uri())
+        tree = f"{steps:064x}"
+        publish(database, store, tree_hash=tree)
+        publish(database, store, tree_hash=tree, generation=2)
+        publish(database, store, tree_hash=tree, part=RANK)
+        try:
+            delete_trees(database, KilledAt(store, steps), "default", tree)
+        except Killed:
+            found = look_up(database, hash=tree)
+            assert isinstance(found, Miss) or len(found.parts) == 2
+            # The same call again completes it.
+            delete_trees(database, store, "default", tree)
+        else:
+            assert steps > 6, "one step for each mark and manifest at least"
+            break
+        assert miss(database, hash=tree).reason == "unknown_hash"
+        assert reindex(new_database(), store).trees == 0
+
+
+def test_commit_killed_at_any_step_is_completed_by_the_next(
+    database: Database, tmp_path: Path
+) -> None:
+    for steps in itertools.count():
+        store = open_store((tmp_path / f"store-{steps}").as_uri())
+        tree = f"{steps:064x}"
+        keys = (put_part(store, tree_hash=tree), put_part(store, tree_hash=tree, part=RANK))
+        session = begin(database, hash=tree)
+        body = Commit(manifests=keys)
+        try:
+            commit(database, KilledAt(store, steps), session.publish_id, body, now=NOW)
+        except Killed:
+            assert miss(database, hash=tree).reason == "unknown_hash"
+            commit(database, store, session.publish_id, body, now=NOW)
+        else:
+            assert steps >= 4, "a manifest and a pack each"
+            break
+        assert len(hit(database, hash=tree).parts) == 2
+
+
+def fill(database: Database, store: ObjectStore) -> None:
+    for number in range(7):
+        publish(
+            database,
+            store,
+            b"x" * (1 + number % 3),
+            tree_hash=f"{number:x}" * 64,
+            namespace="team" if number % 2 else "default",
+            created=100 + number // 2,
+            recipe=RECIPE if number % 3 else None,
+        )
+    publish(database, store, b"rank", tree_hash="0" * 64, part=RANK, created=50, publisher="late")
+    publish(database, store, b"grown", tree_hash="2" * 64, generation=2, created=700)
+
+
+def test_reindex_gives_the_same_list(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    fill(database, store)
+    rebuilt = new_database()
+    for _ in range(2):
+        assert reindex(rebuilt, store) == ReindexSummary(trees=7, parts=8, skipped=0)
+        for sort in SORTS:
+            # Cursors hold row ids, which a rebuild may give differently.
+            before, after = page(database, sort=sort), page(rebuilt, sort=sort)
+            key = lambda tree: (getattr(tree, sort), tree.hash)  # noqa: B023, E731
+            assert sorted(after.trees, key=key) == sorted(before.trees, key=key)
+    assert reindex(database, store) == ReindexSummary(trees=7, parts=8, skipped=0)
+
+
+def test_reindex_skips_what_cannot_be_read(database: Database, store: ObjectStore) -> None:
+    put_part(store)
+    damaged, _ = make_manifest(part=RANK)
+    store.put(key_of(damaged), b"damaged")
+    put_part(store, b"gone", tree_hash="b" * 64, pack=make_pack(b"gone", new_publish_id()))
+    store.put("default/trees/notes.txt", b"somebody's")
+    for _ in range(2):
+        assert reindex(database, store) == ReindexSummary(trees=1, parts=1, skipped=2)
+
+
+def test_reindex_over_an_existing_database_repairs_it(
+    database: Database, store: ObjectStore
+) -> None:
+    first = publish(database, store)
+    publish(database, store, generation=2)
+    gone = publish(database, store, tree_hash="b" * 64)
+    newest = hit(database).parts[0].manifest
+    store.delete(newest)
+    store.delete(gone)
+    put_part(store, tree_hash="c" * 64)
+    assert reindex(database, store) == ReindexSummary(trees=2, parts=2, skipped=0)
+    assert hit(database).parts[0].manifest == first
+    # A deletion that another database was told of.
+    store.put(deleted_key(TREE, "shared", 2), b"")
+    assert reindex(database, store).trees == 1
+    assert miss(database).reason == "unknown_hash"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("sort", SORTS)
+def test_pages_cover_every_tree_once(
+    database: Database, store: ObjectStore, sort: str, order: str
+) -> None:
+    fill(database, store)
+    seen: list[TreeSummary] = []
+    cursor = ""
+    while True:
+        part = page(database, sort=sort, order=order, cursor=cursor, limit=2)
+        seen += part.trees
+        if not (cursor := part.cursor):
+            break
+        assert len(part.trees) == 2
+    assert len({(tree.namespace, tree.hash) for tree in seen}) == len(seen) == 7
+    values = [getattr(tree, sort) for tree in seen]
+    assert values == sorted(values, reverse=order == "desc")
+
+
+def test_filters(database: Database, store: ObjectStore) -> None:
+    fill(database, store)
+    publish(database, store, layout=INDUCTOR, tree_hash="my-key", platform=OTHER_PLATFORM)
+
+    def hashes(**about: str) -> list[str]:
+        with database.read() as db:
+            return [tree.hash[:6] for tree in list_trees(db, Filter(**about), sort="hash").trees]
+
+    assert len(hashes()) == 8
+    assert hashes(namespace="team") == ["555555", "333333", "111111"]
+    assert hashes(layout=INDUCTOR) == hashes(platform_id=OTHER_PLATFORM.id) == ["my-key"]
+    assert hashes(hash="33") == ["333333"]
+    assert hashes(hash="3x") == hashes(model="org/none") == []
+    assert len(hashes(engine="vllm", model="org/model")) == 4
+
+
+def test_bad_cursors_are_refused(database: Database, store: ObjectStore) -> None:
+    fill(database, store)
+    good = page(database, limit=1).cursor
+    for cursor, sort in [("~", "created"), ("e30", "created"), ("W10", "created"), (good, "hash")]:
+        with pytest.raises(UsageError, match="cursor"):
+            page(database, cursor=cursor, sort=sort)
+    for about in ({"sort": "id"}, {"order": "up"}, {"limit": 0}, {"limit": 501}):
+        with pytest.raises(UsageError):
+            page(database, **about)
+
+
+def test_lookups_are_counted_later_and_together(database: Database, store: ObjectStore) -> None:
+    publish(database, store)
+    with database.read() as db:
+        found = lookups.lookup(db, Lookup(layout=VLLM_AOT, hash=HASH, platform=PLATFORM))
+    assert isinstance(found, lookups.Found)
+    usage = UsageCounter(database)
+    usage.record(found.trees, 500)
+    usage.record(found.trees, 400)
+    usage.record([999_999], 400)  # deleted meanwhile
+    assert page(database).trees[0].lookups == 0
+    usage.flush()
+    usage.flush()
+    (tree,) = page(database).trees
+    assert (tree.lookups, tree.used) == (2, 500)
+
+
+def test_outcomes_are_counted(database: Database, store: ObjectStore) -> None:
+    publish(database, store)
+    outcome = Outcome(
+        layout=VLLM_AOT,
+        hash=HASH,
+        platform=PLATFORM.id,
+        part="shared",
+        generation=1,
+        outcome="loaded",
+    )
+    for kind in ("loaded", "loaded", "load_failed"):
+        with database.write() as db:
+            count_outcome(db, replace(outcome, outcome=kind), NOW)
+    assert page(database).trees[0].outcomes == {"loaded": 2, "load_failed": 1}
+    for unknown in (replace(outcome, generation=2), replace(outcome, hash="b" * 64)):
+        with pytest.raises(NotFoundError), database.write() as db:
+            count_outcome(db, unknown, NOW)
+    delete_trees(database, store, "default", HASH)
+    with database.read() as db:
+        assert db.scalar(text("SELECT count(*) FROM outcomes")) == 0
