@@ -1,0 +1,92 @@
+"""The way through, over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi.testclient import TestClient
+
+from aotcache.protocol.names import new_publish_id
+from aotcache_service.http.app import create_app
+from aotcache_service.http.context import Context
+from aotcache_service.settings import ServiceSettings
+from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RECIPE, put_part
+
+ASKED = {"layout": "vllm-aot", "hash": HASH, "platform": asdict(PLATFORM)}
+
+
+def publish(client: TestClient, context: Context) -> str:
+    key = put_part(context.store, recipe=RECIPE, expected_parts=("shared", "rank_0_0-d0"))
+    body = {**ASKED, "publish_id": new_publish_id(), "parts": ["shared"], "recipe": asdict(RECIPE)}
+    session = client.post("/v1/publish", json=body).json()
+    assert session["parts"] == [
+        {"part": "shared", "generation": 0, "next_generation": 1, "manifest": ""}
+    ]
+    path = f"/v1/publish/{session['publish_id']}/commit"
+    assert client.post(path, json={"manifests": [key]}).json() == {"manifests": [key]}
+    return key
+
+
+def test_publish_lookup_outcome_delete(client: TestClient, context: Context) -> None:
+    key = publish(client, context)
+    hit = client.post("/v1/lookup", json=ASKED)
+    assert hit.status_code == 200
+    assert hit.json()["parts"][0]["manifest"] == key
+    assert hit.json()["missing"] == ["rank_0_0-d0"]
+    assert (hit.json()["objects"], hit.json()["storage_url"]) == ("/v1/objects", "")
+    assert client.get(f"{hit.json()['objects']}/{key}").content == context.store.get(key)
+
+    by_recipe = {"recipe": asdict(RECIPE), "platform": asdict(PLATFORM)}
+    found = client.post("/v1/recipes/lookup", json=by_recipe)
+    assert found.json() == {"recipe": RECIPE.id, "trees": [hit.json()]}
+
+    outcome = {
+        "layout": "vllm-aot",
+        "hash": HASH,
+        "platform": PLATFORM.id,
+        "part": "shared",
+        "generation": 1,
+        "outcome": "loaded",
+    }
+    assert client.post("/v1/outcomes", json=outcome).status_code == 204
+    context.usage.flush()
+    (tree,) = client.get("/v1/trees", params={"hash": "aa", "engine": "vllm"}).json()["trees"]
+    assert (tree["lookups"], tree["outcomes"]) == (2, {"loaded": 1})
+    (detail,) = client.get(f"/v1/trees/{HASH}").json()["trees"]
+    assert (detail["tree"], detail["notes"]) == (tree, {"driver": "580"})
+
+    deleted = client.delete(f"/v1/trees/{HASH}")
+    assert deleted.json() == {"trees": [f"default/vllm-aot/{HASH}/{PLATFORM.id}"]}
+    assert client.post("/v1/lookup", json=ASKED).status_code == 404
+
+
+def test_miss_is_a_404_with_its_reason(client: TestClient, context: Context) -> None:
+    miss = client.post("/v1/lookup", json=ASKED)
+    assert (miss.status_code, miss.json()["code"], miss.json()["reason"]) == (
+        404,
+        "miss",
+        "unknown_hash",
+    )
+    publish(client, context)
+    asked = {**ASKED, "platform": asdict(OTHER_PLATFORM)}
+    miss = client.post("/v1/lookup", json=asked)
+    assert miss.json()["reason"] == "other_platform"
+    assert [one["field"] for one in miss.json()["differences"]] == ["device", "arch"]
+    asked = {"recipe": asdict(RECIPE), "platform": asdict(OTHER_PLATFORM)}
+    miss = client.post("/v1/recipes/lookup", json=asked)
+    assert (miss.status_code, miss.json()["reason"]) == (404, "other_platform")
+
+
+def test_health(settings: ServiceSettings) -> None:
+    client = TestClient(create_app(settings))
+    # Not started: alive, but not ready.
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").json()["code"] == "unavailable"
+    with client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_health_needs_no_lock(client: TestClient, context: Context) -> None:
+    with context.database.write():
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/lookup", json=ASKED).status_code == 404
