@@ -23,6 +23,8 @@ def install(staged: str, tree_path: str) -> None:
     """Move everything in `staged` into the tree. Killed at any point it leaves whole units, and the
     next pull moves the rest. Raises LocalError."""
     make_directories(tree_path)
+    if os.path.islink(tree_path):
+        raise _in_the_way(tree_path)
     try:
         _merge(staged, tree_path)
     except OSError as error:
@@ -54,13 +56,17 @@ def _move_directory(source: str, destination: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOTDIR or error.errno in _TAKEN:
             if not stat.S_ISDIR(os.lstat(destination).st_mode):
-                raise LocalError(
-                    f"{destination} is a link or a file where the tree has a directory: nothing "
-                    "was written there; remove it"
-                ) from error
+                raise _in_the_way(destination) from error
             _merge(source, destination)
         else:
             raise
+
+
+def _in_the_way(destination: str) -> LocalError:
+    return LocalError(
+        f"{destination} is a link or a file where the tree has a directory: nothing was written "
+        "there; remove it"
+    )
 
 
 def _move_file(source: str, destination: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from aotcache.local.state import TreeState, read_bytes, write_whole
+from aotcache.errors import FormatError
+from aotcache.local.state import TreeState, read_folder, write_whole
 from aotcache.protocol.record import EngineRecord, decode_record, encode_record
 
 
@@ -17,10 +18,13 @@ def write_record(tree_path: str, record: EngineRecord) -> str:
 
 
 def read_records(tree_path: str) -> list[EngineRecord]:
-    """The records beside a tree, by part. Raises FormatError for one that cannot be read."""
+    """The records beside a tree, by part. Raises FormatError, which names the file, for one that is
+    not a record, and LocalError."""
     folder = TreeState(tree_path).records
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
-    except FileNotFoundError:
-        return []
-    return [decode_record(read_bytes(os.path.join(folder, name))) for name in names]
+    records = []
+    for part, data in read_folder(folder, ".json").items():
+        try:
+            records.append(decode_record(data))
+        except FormatError as error:
+            raise FormatError(f"{os.path.join(folder, part)}.json: {error}") from error
+    return records

@@ -33,12 +33,14 @@ class Staging:
         self._lock = threading.Lock()
         self.clear()
         make_directories(os.path.dirname(path))
-        # Nobody else may put anything in while it is filled.
-        os.mkdir(path, mode=0o700)
+        try:
+            # Nobody else may put anything in while it is filled.
+            os.mkdir(path, mode=0o700)
+        except OSError as error:
+            raise LocalError(f"cannot make {path}: {error.strerror}") from error
 
     def clear(self) -> None:
-        if os.path.lexists(self.path):
-            shutil.rmtree(self.path)
+        discard(self.path)
 
     def write(self, digest: str, size: int, chunks: Iterable[bytes], to: list[FileEntry]) -> None:
         """Write a blob to all files that have it. Raises PackError when the bytes are not those of
@@ -91,3 +93,13 @@ class Staging:
         with self._lock:
             os.makedirs(os.path.join(self.path, directory), mode=0o755, exist_ok=True)
             self._made.add(directory)
+
+
+def discard(path: str) -> None:
+    """Remove what a pull that died left at a staging path. The caller holds the tree's lock.
+    Raises LocalError, also where a link lies there: what it leads to is nothing of ours."""
+    try:
+        if os.path.lexists(path):
+            shutil.rmtree(path)
+    except OSError as error:
+        raise LocalError(f"cannot remove {path}: {error}; remove it by hand") from error

@@ -59,13 +59,7 @@ class TreeState:
 
     def manifests(self) -> dict[str, bytes]:
         """The manifests this node has pulled or published of this tree, by part."""
-        folder = self._path("manifests")
-        found = {}
-        with suppress(FileNotFoundError):
-            for name in sorted(os.listdir(folder)):
-                if name.endswith(".manifest"):
-                    found[name.removesuffix(".manifest")] = read_bytes(os.path.join(folder, name))
-        return found
+        return read_folder(self._path("manifests"), ".manifest")
 
     def forget(self) -> None:
         """Drop what is known of earlier publishes and pulls; records stay."""
@@ -80,14 +74,22 @@ class TreeState:
         process that dies. timeout: seconds, negative for no bound. Raises LocalError."""
         path = self._path("locks", ".lock")
         make_directories(os.path.dirname(path))
+        lock = FileLock(path, timeout=timeout)
         try:
-            with FileLock(path, timeout=timeout):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise LocalError(
                 f"another process has been at {self.tree_path} for {timeout:.0f} s: "
                 "wait for it, or stop it"
             ) from error
+        except OSError as error:
+            raise LocalError(
+                f"cannot lock {path}: {error.strerror}; run this as the user whose cache it is"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def make_directories(path: str) -> None:
@@ -101,6 +103,18 @@ def make_directories(path: str) -> None:
 def read_bytes(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def read_folder(folder: str, suffix: str) -> dict[str, bytes]:
+    """The files of a directory of ours, by name without the suffix; none where there is no such
+    directory. Raises LocalError."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(suffix))
+        return {name.removesuffix(suffix): read_bytes(os.path.join(folder, name)) for name in names}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise LocalError(f"cannot read {error.filename or folder}: {error.strerror}") from error
 
 
 def write_whole(path: str, data: bytes) -> None:
