@@ -55,5 +55,6 @@ def describe(
             else:
                 described[file.path] = result
     if changed:
-        write_memo(state, described)
+        # The memo is the tree's, these are the files of some of its parts.
+        write_memo(state, memo | described)
     return described, left_out

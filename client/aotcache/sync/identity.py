@@ -72,9 +72,14 @@ def _parts(
     tree: FoundTree, scan: TreeScan, records: Sequence[EngineRecord], platform: Platform
 ) -> dict[str, str]:
     folders = sorted({file.part_dir for file in scan.files})
-    recorded = {
-        part_directory(record.part): record.part for record in records if record.part != SHARED
-    }
+    recorded: dict[str, str] = {}
+    for part in (record.part for record in records if record.part != SHARED):
+        if recorded.setdefault(part_directory(part), part) != part:
+            raise UsageError(
+                f"the engine records of {tree.path} name {recorded[part_directory(part)]} and "
+                f"{part}, so nothing says which device it was compiled for: delete the tree and "
+                "its records, and let the engine compile again"
+            )
     ranks = [folder for folder in folders if folder != SHARED]
     guessed = _guess_devices(tree, scan, ranks, platform) if set(ranks) - set(recorded) else {}
     return {

@@ -25,6 +25,7 @@ class Neighbours:
     ) -> None:
         self._fetcher = Fetcher(site.store, namespace, places, lambda _stored: None)
         self._models: dict[str, str] = {}
+        self._read: dict[str, bytes] = {}
         for key in manifests:
             try:
                 manifest = site.manifest(key)
@@ -38,7 +39,8 @@ class Neighbours:
                     place = places.by_digest[entry.digest]
                     # A prefix has none itself: go on to the blob this one was compressed against.
                     base = next(iter(places.prefixes_of(place)), entry.digest)
-                    self._models[entry.path] = base
+                    if base in places.by_digest:
+                        self._models[entry.path] = base
 
     @staticmethod
     def is_model(entry: FileEntry) -> bool:
@@ -51,4 +53,9 @@ class Neighbours:
         digest = self._models.get(entry.path) or next(iter(self._models.values()), None)
         if digest is None:
             return None
-        return digest, lambda: self._fetcher.read(digest)
+        return digest, lambda: self._prefix(digest)
+
+    def _prefix(self, digest: str) -> bytes:
+        if digest not in self._read:  # most ranks share one, and one is held at a time
+            self._read = {digest: self._fetcher.read(digest)}
+        return self._read[digest]

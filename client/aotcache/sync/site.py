@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aotcache.core.trust import SigningKey, TrustPolicy
+from aotcache.errors import ManifestError
 from aotcache.protocol.manifest import Manifest
+from aotcache.protocol.names import manifest_key
 from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore
 
@@ -33,6 +35,13 @@ class Site:
     progress: Progress = field(default_factory=Progress)
 
     def manifest(self, key: str) -> Manifest:
-        """Fetch a manifest and accept it under the policy. Raises TrustError, ManifestError,
-        ObjectMissingError."""
-        return self.policy.accept(self.store.get(key), key)
+        """Fetch a manifest and accept it under the policy. Raises TrustError, ManifestError (also
+        for a good manifest of something else than its key says), ObjectMissingError."""
+        found = self.policy.accept(self.store.get(key), key)
+        said = found.statement
+        if manifest_key(said.tree, said.part, said.generation) != key:
+            raise ManifestError(
+                f"{key} holds the manifest of {said.tree}, {said.part}, generation "
+                f"{said.generation}: nothing was done with it; find out who wrote it"
+            )
+        return found
