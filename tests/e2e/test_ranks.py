@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import site as sites
-from support.s3 import S3Server
-from support.site import Service, publish_tree, pull_tree
-from support.trees import H100, contents, make_ranks
 
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.sync.pull import Pulled
+from support import site as sites
+from support.s3 import S3Server
+from support.site import Service, publish_tree, pull_tree
+from support.trees import H100, contents, make_ranks
 
 
 @pytest.fixture(params=["embedded", "seaweedfs", "ministack"])

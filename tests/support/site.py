@@ -63,7 +63,8 @@ class Service:
                 found := re.search(r"listening on (http://\S+)", Path(log.name).read_text())
             ):
                 text = Path(log.name).read_text()
-                assert self.process.poll() is None and time.monotonic() < end, text[-3000:]
+                assert self.process.poll() is None, text[-3000:]
+                assert time.monotonic() < end, text[-3000:]
                 time.sleep(0.02)
         self.url = found[1]
 

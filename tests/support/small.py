@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.service import run_service
-from support.trees import H100, RECIPE, model_of
-
 from aotcache.core.trust import TrustPolicy
 from aotcache.local.records import write_record
 from aotcache.net.http import HttpClient
@@ -31,6 +28,8 @@ from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore, open_store
 from aotcache.sync.site import Site
 from aotcache_service.settings import ServiceSettings
+from support.service import run_service
+from support.trees import H100, RECIPE, model_of
 
 LONG_AGO = 1_700_000_000
 KERNEL = "KERNELKERNELKERNELKERNEL"

@@ -128,7 +128,7 @@ def make_ranks(
     path = Path(tree_path(str(cache_root), VLLM_AOT, tree_hash))
     cache = path / "inductor_cache"
     shutil.copytree(inductor, cache)
-    parts = tuple(["shared", *(rank_part(rank, 0, rank) for rank in range(world))])
+    parts = ("shared", *(rank_part(rank, 0, rank) for rank in range(world)))
     for rank in ranks:
         copy_kernels(kernels, cache / "triton" / str(rank))
         model = path / f"rank_{rank}_0" / "model"

@@ -50,7 +50,7 @@ def check_python(command: Sequence[str]) -> None:
 
 
 def record(key: str, detected: Detected, compile_seconds: float | None = None) -> EngineRecord:
-    """The engine record of a program that was run under `key`; None: nobody measured its compile."""
+    """The engine record of a program that was run under `key`. None: its compile was not timed."""
     return EngineRecord(
         layout=INDUCTOR,
         hash=key,

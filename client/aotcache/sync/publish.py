@@ -11,14 +11,12 @@ import logging
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aotcache.core.pack import Source, build_packs
-from aotcache.core.places import Place, Places
+from aotcache.core.places import Places
 from aotcache.errors import (
     GenerationTakenError,
-    ManifestError,
     ObjectExistsError,
     ObjectMissingError,
     RemoteError,
@@ -27,10 +25,8 @@ from aotcache.errors import (
 from aotcache.local.journal import (
     Described,
     Journal,
-    PutPack,
     drop_journal,
     read_journal,
-    write_journal,
 )
 from aotcache.local.state import TreeState, write_whole
 from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile, TreeScan
@@ -43,12 +39,13 @@ from aotcache.protocol.manifest import (
     encode_manifest,
     encode_statement,
 )
-from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
-from aotcache.protocol.v1.publish import Commit, OpenSession, PartState, Session
-from aotcache.sync.describe import describe, read_free
+from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id
+from aotcache.protocol.v1.publish import Commit, OpenSession, PartState
+from aotcache.sync.describe import describe
 from aotcache.sync.identity import Identity
 from aotcache.sync.neighbours import Neighbours
 from aotcache.sync.site import Site
+from aotcache.sync.upload import Uploader
 
 logger = logging.getLogger(__name__)
 
@@ -127,12 +124,17 @@ class _Publish:
         for file in files:
             if file.path in self.described:
                 self.files[identity.parts[file.part_dir]].append(file)
-        self.uploaded = 0
         self.done: dict[str, PublishedPart] = {}
-        target = f"{site.store.url} {namespace}"
-        self.journal = read_journal(self.state, target) or Journal(
-            target=target, publish_id=new_publish_id()
-        )
+        # The platform too: a tree that grows its first C++ is from then on for one CPU.
+        target = f"{site.store.url} {namespace} {self.key.platform}"
+        journal = read_journal(self.state, target)
+        new = Journal(target=target, publish_id=new_publish_id())
+        self._take(journal or new, resumed=journal is not None)
+        self.uploaded = 0
+
+    def _take(self, journal: Journal, *, resumed: bool) -> None:
+        self.journal = journal
+        self.uploader = Uploader(self.site, self.key.namespace, self.tree, journal, resumed=resumed)
 
     def run(self) -> Published:
         for _ in range(_ATTEMPTS):
@@ -141,7 +143,9 @@ class _Publish:
                     break
             except SessionExpiredError:
                 # The packs of the old session may be collected at any time: start over.
-                self.journal = Journal(target=self.journal.target, publish_id=new_publish_id())
+                self.uploaded += self.uploader.uploaded
+                target = self.journal.target
+                self._take(Journal(target=target, publish_id=new_publish_id()), resumed=False)
             except GenerationTakenError as error:
                 logger.info("%s: %s; trying the next generation", self.key, error)
         else:
@@ -156,7 +160,7 @@ class _Publish:
             parts=tuple(self.done[part] for part in sorted(self.done)),
             left_out=self.left_out,
             raw_bytes=sum(item.size for item in self.described.values()),
-            uploaded_bytes=self.uploaded,
+            uploaded_bytes=self.uploaded + self.uploader.uploaded,
             seconds=time.monotonic() - self.begin,
         )
 
@@ -177,9 +181,9 @@ class _Publish:
             )
         )
         previous = {
-            state.part: self.site.manifest(state.manifest)
+            state.part: self.site.manifest(manifest_key(self.key, state.part, state.generation))
             for state in session.parts
-            if state.manifest
+            if state.generation
         }
         plans = [
             plan
@@ -188,18 +192,33 @@ class _Publish:
         ]
         if not plans:
             return True
-        places = self._places(session, previous)
-        self._upload(plans, places)
-        if not self._put_manifests(plans, places):
+        places = Places()
+        for manifest in previous.values():
+            places.add_manifest(manifest)
+        neighbours = Neighbours(self.site, self.key.namespace, session.neighbours, places)
+        self.uploader.known(places)
+        self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)
+        try:
+            for plan in plans:
+                self._put_manifest(plan, places)
+            # Also what was taken: its publisher may have died before its commit.
+            keys = tuple(plan.manifest_key for plan in plans)
+            self.site.index.commit(session.publish_id, Commit(manifests=keys))
+        except ObjectMissingError as error:
+            # Deleted at this moment: the next look says which generation comes next.
+            logger.info("%s: %s; looking again", self.key, error)
             return False
-        keys = tuple(plan.manifest_key for plan in plans)
-        self.site.index.commit(session.publish_id, Commit(manifests=keys))
         for plan in plans:
-            write_whole(self.state.manifest(plan.state.part), plan.data)
-            self._note(
-                plan.state.part, plan.state.next_generation, plan.entries, plan.new, PUBLISHED
-            )
-        return True
+            if plan.taken is None:
+                write_whole(self.state.manifest(plan.state.part), plan.data)
+                files = plan.files
+            elif plan.taken.publish_id == self.journal.publish_id:
+                files = plan.taken.files
+            else:
+                continue
+            new = len(files) - plan.old
+            self._note(plan.state.part, plan.state.next_generation, files, new, PUBLISHED)
+        return all(plan.taken is None for plan in plans)
 
     def _note(
         self, part: str, generation: int, entries: Sequence[FileEntry], new: int, status: str
@@ -217,122 +236,36 @@ class _Publish:
             for file in self.files[state.part]
             if file.path not in stored
         ]
-        if not new:
+        if previous and not new:
             if state.part not in self.done:
                 self._note(state.part, state.generation, old, 0, ALREADY_STORED)
+            # So that a watcher need not ask again.
+            data = encode_manifest(
+                previous.statement_bytes, previous.locations, previous.signatures
+            )
+            write_whole(self.state.manifest(state.part), data)
             return None
-        entries = sorted([*old, *new], key=lambda entry: entry.path)
-        key = manifest_key(self.key, state.part, state.next_generation)
-        return _PartPlan(state=state, manifest_key=key, entries=tuple(entries), new=len(new))
+        return _PartPlan(
+            state=state,
+            manifest_key=manifest_key(self.key, state.part, state.next_generation),
+            files=tuple(sorted([*old, *new], key=lambda entry: entry.path)),
+            old=len(old),
+        )
 
-    def _places(self, session: Session, previous: Mapping[str, Manifest]) -> Places:
-        places = Places()
-        for manifest in previous.values():
-            places.add_manifest(manifest)
-        self.neighbours = Neighbours(self.site, self.key.namespace, session.neighbours, places)
-        for put in self.journal.packs:
-            _add(places, put)
-        return places
-
-    def _upload(self, plans: Sequence[_PartPlan], places: Places) -> None:
-        needed: dict[str, set[str]] = defaultdict(set)
-        where: dict[str, FileEntry] = {}
-        for plan in plans:
-            for entry in plan.entries:
-                if entry.size and entry.digest not in places.by_digest:
-                    needed[entry.digest].add(plan.state.part)
-                    where.setdefault(entry.digest, entry)
-        sources = self._sources(needed, where)
-        total, done = sum(source.size for source in sources), 0
-        if sources:
-            self.site.progress.step(
-                f"packing {len(sources)} new blobs, {total} bytes, of {len(self.described)} files"
-            )
-        for pack in build_packs(sources, self.journal.publish_id):
-            try:
-                self.site.store.put(pack_key(self.key.namespace, pack.place.name), pack.data)
-                self.uploaded += len(pack.data)
-            except ObjectExistsError:
-                # Put by ourselves before a kill that came before the journal was written.
-                logger.debug("pack %s was put before", pack.place.name)
-            put = PutPack(pack.place, pack.blobs)
-            self.journal.packs.append(put)
-            write_journal(self.state, self.journal)
-            _add(places, put)
-            done += sum(size for _, size in pack.blobs.values())
-            self.site.progress.moved(done, total)
-
-    def _sources(
-        self, needed: Mapping[str, set[str]], where: Mapping[str, FileEntry]
-    ) -> list[Source]:
-        """Blobs in the order in which they are packed: by the parts that need them, then by kind,
-        so that what compresses well together lies together."""
-
-        def order(digest: str) -> tuple[tuple[str, ...], str, str]:
-            path = where[digest].path
-            return tuple(sorted(needed[digest])), path.rpartition(".")[2], path
-
-        sources = []
-        base: str | None = None  # the first rank's model: the other ranks' differ little from it
-        for digest in sorted(needed, key=order):
-            entry = where[digest]
-            prefix = None
-            if self.neighbours.is_model(entry):
-                prefix = self.neighbours.prefix_for(entry)
-                if prefix is None and base is not None:
-                    first = where[base].path
-                    prefix = base, self._reader(first)
-                elif prefix is None:
-                    base = digest
-            sources.append(
-                Source(
-                    digest,
-                    entry.size,
-                    tuple(sorted(needed[digest])),
-                    f"{self.tree.path}/{entry.path}",
-                    self._reader(entry.path),
-                    prefix,
-                )
-            )
-        return sources
-
-    def _reader(self, path: str) -> Callable[[], bytes]:
-        return lambda: read_free(self.tree, path)[1]
-
-    def _put_manifests(self, plans: Sequence[_PartPlan], places: Places) -> bool:
-        """Put each plan's manifest. False: one of that name is there and was committed instead."""
-        for plan in plans:
-            statement = self._statement(plan)
-            statement_bytes = encode_statement(statement)
-            signer = self.site.signer
-            signatures = (signer.sign(statement_bytes),) if signer else ()
-            sizes = {entry.digest: entry.size for entry in statement.files}
-            locations = places.locations(statement.digests(), sizes)
-            plan.data = encode_manifest(statement_bytes, locations, signatures)
-            try:
-                self.site.store.put(plan.manifest_key, plan.data)
-            except ObjectExistsError:
-                self._adopt(plan.manifest_key)
-                return False
-        return True
-
-    def _adopt(self, key: str) -> None:
-        """Commit a manifest that is in storage and perhaps not in the index: its publisher may have
-        died in between, and may have been ourselves."""
+    def _put_manifest(self, plan: _PartPlan, places: Places) -> None:
+        """Put a plan's manifest; where there is one of its name, accept that one instead."""
+        statement = self._statement(plan)
+        statement_bytes = encode_statement(statement)
+        signer = self.site.signer
+        signatures = (signer.sign(statement_bytes),) if signer else ()
+        sizes = {entry.digest: entry.size for entry in statement.files}
+        locations = places.locations(statement.digests(), sizes)
+        plan.data = encode_manifest(statement_bytes, locations, signatures)
         try:
-            found = self.site.manifest(key)
-            self.site.index.commit(self.journal.publish_id, Commit(manifests=(key,)))
-        except ObjectMissingError:
-            return  # deleted since; the next look says which generation comes next
-        statement = found.statement
-        if statement.publish_id == self.journal.publish_id:
-            self._note(
-                statement.part,
-                statement.generation,
-                statement.files,
-                len(statement.files),
-                PUBLISHED,
-            )
+            self.site.store.put(plan.manifest_key, plan.data)
+        except ObjectExistsError:
+            # Another publisher's, or our own from before an interruption.
+            plan.taken = self.site.manifest(plan.manifest_key).statement
 
     def _statement(self, plan: _PartPlan) -> Statement:
         identity = self.identity
@@ -351,26 +284,23 @@ class _Publish:
             compile_seconds=identity.compile_seconds,
             hash_factors=identity.hash_factors,
             notes=identity.notes,
-            files=plan.entries,
+            files=plan.files,
         )
 
 
 @dataclass(slots=True, kw_only=True)
 class _PartPlan:
+    """files: all of the next generation; old: how many of them the newest has. data: the manifest
+    that was put; taken: what the one says that was there already."""
+
     state: PartState
     manifest_key: str
-    entries: tuple[FileEntry, ...]
-    new: int
+    files: tuple[FileEntry, ...]
+    old: int
     data: bytes = b""
+    taken: Statement | None = None
 
 
 def _entry(file: ScannedFile, described: Described) -> FileEntry:
     mode = EXECUTABLE if file.executable else PLAIN
     return FileEntry(file.path, described.size, mode, described.digest, described.relocate)
-
-
-def _add(places: Places, put: PutPack) -> None:
-    for digest, (offset, size) in put.blobs.items():
-        if offset + size > sum(frame.raw for frame in put.place.frames):
-            raise ManifestError(f"the journal places blob {digest[:12]} outside its pack")
-        places.add(digest, Place(put.place, offset, size))

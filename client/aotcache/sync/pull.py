@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from aotcache.core.places import Places
 from aotcache.core.trust import UNSIGNED
-from aotcache.errors import LocalError, ManifestError, UsageError
+from aotcache.errors import LocalError, ManifestError, RemoteError, UsageError
 from aotcache.local.install import install
-from aotcache.local.staging import Staging
+from aotcache.local.staging import Staging, discard
 from aotcache.local.state import TreeState, make_directories, write_whole
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
@@ -68,6 +68,7 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
     begin = time.monotonic()
     state = TreeState(tree_path)
     with state.locked(lock_timeout):
+        discard(state.staging)
         answer = site.index.lookup(lookup)
         if isinstance(answer, Miss):
             return answer
@@ -108,6 +109,12 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
 
 
 def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:
+    left = set(lookup.parts) - {part.part for part in hit.parts}
+    if left or not hit.parts:
+        raise RemoteError(
+            f"the service says that {hit.layout}/{hit.hash[:12]} is stored, and not where "
+            f"{', '.join(sorted(left)) or 'any part'} lies: run `aotcache reindex` there"
+        )
     if lookup.parts:
         return [part for part in hit.parts if part.part in lookup.parts]
     by_directory: dict[str, list[str]] = defaultdict(list)

@@ -1,0 +1,132 @@
+"""Upload: pack the blobs that nobody has stored yet, and put the packs."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from aotcache.core.pack import BuiltPack, Source, build_packs
+from aotcache.core.places import Place, Places
+from aotcache.errors import ManifestError, ObjectExistsError, ObjectMissingError
+from aotcache.local.journal import Journal, PutPack, write_journal
+from aotcache.local.state import TreeState
+from aotcache.probe.trees import FoundTree
+from aotcache.protocol.manifest import FileEntry
+from aotcache.protocol.names import pack_key
+from aotcache.sync.describe import read_free
+from aotcache.sync.neighbours import Neighbours
+from aotcache.sync.site import Site
+
+logger = logging.getLogger(__name__)
+
+
+class Uploader:
+    """Puts the packs of one publish and notes them in its journal. `uploaded`: bytes so far."""
+
+    def __init__(
+        self, site: Site, namespace: str, tree: FoundTree, journal: Journal, *, resumed: bool
+    ) -> None:
+        self._site = site
+        self._namespace = namespace
+        self._tree = tree
+        self._journal = journal
+        self._resumed = resumed
+        self.uploaded = 0
+
+    def known(self, places: Places) -> None:
+        """Add the places of what an interrupted publish has put already."""
+        for put in self._journal.packs:
+            _add(places, put)
+
+    def run(
+        self, parts: Mapping[str, Iterable[FileEntry]], places: Places, neighbours: Neighbours
+    ) -> None:
+        """Store every blob of these parts' files that has no place yet, and add its place."""
+        needed: dict[str, set[str]] = defaultdict(set)
+        where: dict[str, FileEntry] = {}
+        for part, entries in parts.items():
+            for entry in entries:
+                where.setdefault(entry.digest, entry)
+                if entry.size and entry.digest not in places.by_digest:
+                    needed[entry.digest].add(part)
+        if not needed:
+            return
+        sources = self._sources(needed, where, neighbours)
+        total, done = sum(source.size for source in sources), 0
+        self._site.progress.step(f"packing {len(sources)} new blobs, {total} bytes")
+        # Packing is repeatable: with the publish id kept, a pack that was put just before a kill is
+        # found under the same name.
+        write_journal(TreeState(self._tree.path), self._journal)
+        for pack in build_packs(sources, self._journal.publish_id):
+            self._put(pack)
+            put = PutPack(pack.place, pack.blobs)
+            self._journal.packs.append(put)
+            write_journal(TreeState(self._tree.path), self._journal)
+            _add(places, put)
+            done += sum(size for _, size in pack.blobs.values())
+            self._site.progress.moved(done, total)
+
+    def _put(self, pack: BuiltPack) -> None:
+        key = pack_key(self._namespace, pack.place.name)
+        try:
+            if self._resumed and self._site.store.size(key) == len(pack.data):
+                logger.info("pack %s was put before the interruption", pack.place.name)
+                return
+        except ObjectMissingError:
+            logger.debug("pack %s is put now", pack.place.name)
+        try:
+            self._site.store.put(key, pack.data)
+        except ObjectExistsError:
+            # A put that was repeated after its answer got lost: the name holds the digest.
+            logger.debug("pack %s was put by the first try", pack.place.name)
+        self.uploaded += len(pack.data)
+
+    def _sources(
+        self,
+        needed: Mapping[str, set[str]],
+        where: Mapping[str, FileEntry],
+        neighbours: Neighbours,
+    ) -> list[Source]:
+        """Blobs in the order in which they are packed: by the parts that need them, then by kind,
+        so that what compresses well together lies together."""
+
+        def order(digest: str) -> tuple[tuple[str, ...], str, str]:
+            path = where[digest].path
+            return tuple(sorted(needed[digest])), path.rpartition(".")[2], path
+
+        # The first rank's model: those of the other ranks differ little from it.
+        models = [entry for entry in where.values() if neighbours.is_model(entry)]
+        base = min(models, key=lambda entry: entry.path, default=None)
+        return [
+            Source(
+                digest,
+                where[digest].size,
+                tuple(sorted(needed[digest])),
+                f"{self._tree.path}/{where[digest].path}",
+                self._reader(where[digest].path),
+                self._prefix(where[digest], base, neighbours),
+            )
+            for digest in sorted(needed, key=order)
+        ]
+
+    def _prefix(
+        self, entry: FileEntry, base: FileEntry | None, neighbours: Neighbours
+    ) -> tuple[str, Callable[[], bytes]] | None:
+        if base is None or not neighbours.is_model(entry):
+            return None
+        stored = neighbours.prefix_for(entry)
+        if stored is not None:
+            return stored
+        return None if entry.digest == base.digest else (base.digest, self._reader(base.path))
+
+    def _reader(self, path: str) -> Callable[[], bytes]:
+        return lambda: read_free(self._tree, path)[1]
+
+
+def _add(places: Places, put: PutPack) -> None:
+    raw = sum(frame.raw for frame in put.place.frames)
+    for digest, (offset, size) in put.blobs.items():
+        if offset + size > raw:
+            raise ManifestError(f"the journal places blob {digest[:12]} outside its pack")
+        places.add(digest, Place(put.place, offset, size))
