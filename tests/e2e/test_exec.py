@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.site import AOTCACHE, Service, aotcache, printed
 from support.trees import PROGRAM
 
@@ -94,9 +95,7 @@ def test_another_python_is_not_guessed(env: dict[str, str], tmp_path: Path) -> N
     assert printed(aotcache("ls", "--json", env=env)) == []
 
 
-def test_a_command_that_is_not_there_is_a_usage_error(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_command_that_is_not_there_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
     done = _exec(env, tmp_path, "no-such-command")
     assert done.returncode == 2
     assert "no-such-command" in done.stderr

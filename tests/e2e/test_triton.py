@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.site import Service, publish_tree, pull_tree
-from support.trees import H100, compile_kernels
 
 from aotcache.local.records import write_record
 from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import INDUCTOR
 from aotcache.protocol.record import EngineRecord
 from aotcache.sync.pull import Pulled
+from support.site import Service, publish_tree, pull_tree
+from support.trees import H100, compile_kernels
 
 KERNELS = 6
 
@@ -55,5 +55,7 @@ def _written_again(triton: Path) -> set[str]:
         os.utime(path, (1_700_000_000, 1_700_000_000))
     compile_kernels(triton, KERNELS)
     return {
-        str(path) for path in triton.rglob("*") if path.is_file() and path.stat().st_mtime > 1_700_000_000
+        str(path)
+        for path in triton.rglob("*")
+        if path.is_file() and path.stat().st_mtime > 1_700_000_000
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aotcache import __version__
-from aotcache.errors import AotcacheError, UsageError
+from aotcache.errors import AotcacheError, InvalidNameError, UsageError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -99,7 +99,7 @@ def main() -> None:
     """Entry point. Errors of ours are one line; anything else is a bug and shows its traceback."""
     try:
         cli(prog_name="aotcache")
-    except UsageError as error:
+    except (UsageError, InvalidNameError) as error:
         click.echo(f"aotcache: {error}", err=True)
         sys.exit(2)
     except AotcacheError as error:

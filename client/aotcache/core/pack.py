@@ -151,14 +151,14 @@ def compress(data: bytes, prefix: tuple[str, bytes] | None = None) -> bytes:
 def decompress(stored: bytes | memoryview, frame: Frame, prefix: bytes | None = None) -> bytes:
     """The bytes of one frame. Raises PackError unless it holds exactly `frame.raw` bytes; no more
     than that is ever allocated."""
-    reference = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
-    decompressor = zstd.ZstdDecompressor(zstd_dict=reference, options=options)
     try:
+        reference = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+        decompressor = zstd.ZstdDecompressor(zstd_dict=reference, options=options)
         raw: bytes = decompressor.decompress(stored, max_length=frame.raw)
         # With its output full to the last byte zstd may not have seen the frame's end yet.
         more = b"" if decompressor.eof else decompressor.decompress(b"", max_length=1)
-    except zstd.ZstdError as error:
+    except (zstd.ZstdError, ValueError) as error:  # ValueError: a prefix of under 8 bytes
         raise PackError(f"a frame is damaged: {error}") from error
     if more or not decompressor.eof or len(raw) != frame.raw or decompressor.unused_data:
         raise PackError(f"a frame does not hold the {frame.raw} bytes that its manifest names")

@@ -107,10 +107,11 @@ class Job:
 
 def plan_jobs(places: Places, digests: Iterable[str], stored_per_job: int) -> list[Job]:
     """Which frames to read for these blobs, cut into jobs that can run at once: no blob and no
-    frame is in two jobs. Raises ManifestError when two manifests describe one pack differently."""
+    frame is in two jobs. Raises ManifestError when blobs overlap, or two manifests describe
+    one pack differently."""
     by_pack: dict[str, list[tuple[int, int, str]]] = {}
     packs: dict[str, PackPlace] = {}
-    for digest in digests:
+    for digest in dict.fromkeys(digests):
         place = places.by_digest[digest]
         if packs.setdefault(place.pack.name, place.pack) != place.pack:
             raise ManifestError(f"pack {place.pack.name[:12]} is described in two ways")
@@ -136,7 +137,11 @@ def _jobs_of_pack(
         frames.clear()
         inside.clear()
 
+    end = 0
     for offset, size, digest in blobs:
+        if offset < end:
+            raise ManifestError(f"pack {pack.name[:12]}: blob {digest[:12]} overlaps another")
+        end = offset + size
         needed = places.frames_of(Place(pack, offset, size))
         stored = sum(pack.frames[i].stored for i in frames)
         if frames and needed[0] > frames[-1] and stored >= stored_per_job:

@@ -67,8 +67,14 @@ def put_back(free: bytes, path: str, kind: str, tree_path: str) -> bytes:
         return free
     _check_size(free, path)
     _check_free(free, path, kind)
-    place = f"{tree_path}/{dirname(path)}" if kind == BY_DIRECTORY else tree_path
-    return free.replace(MARKS[kind], _encode(place, kind))
+    folder = dirname(path)
+    place = f"{tree_path}/{folder}" if kind == BY_DIRECTORY and folder else tree_path
+    content = free.replace(MARKS[kind], _encode(place, kind))
+    # What counts is what will be followed: a mark that was written with escapes is not replaced.
+    for value in _followed(content, path, kind):
+        if not value.startswith(f"{place}/"):
+            raise RelocationError(f"{path}: {value[:200]!r} would point outside the tree")
+    return content
 
 
 def _check_size(content: bytes, path: str) -> None:
@@ -80,8 +86,12 @@ def _check_size(content: bytes, path: str) -> None:
 
 def _encode(path: str, kind: str) -> bytes:
     """A path as it stands between the quotes of a JSON or Python string."""
-    text = json.dumps(path) if kind == BY_DIRECTORY else repr(path)
-    return text[1:-1].encode()
+    if kind == BY_DIRECTORY:
+        return json.dumps(path)[1:-1].encode()
+    if set(path) & set("'\"\\"):
+        # How it is escaped depends on the quotes around it, which only the engine chose.
+        raise RelocationError(f"{path!r} holds a quote or backslash: use another cache root")
+    return repr(path)[1:-1].encode()
 
 
 def _common_prefix(found: list[str], path: str, own: str) -> str | None:

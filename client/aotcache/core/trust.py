@@ -121,18 +121,22 @@ class TrustPolicy:
 
     def _verify(self, statement_bytes: bytes, signatures: tuple[Signature, ...], what: str) -> None:
         message = signed_message(statement_bytes)
+        forged = None
         for signature in signatures:
             trusted = self.keys.get(signature.key)
             if trusted is None:
                 continue
             try:
                 trusted.key.verify(signature.sig, message)
-            except InvalidSignature as error:
-                raise TrustError(
-                    f"{what}: the signature of key {signature.key} does not fit: the manifest was "
-                    "changed after it was signed. Nothing was installed; find out who wrote it"
-                ) from error
+            except InvalidSignature:
+                forged = signature.key
+                continue
             return
+        if forged is not None:
+            raise TrustError(
+                f"{what}: the signature of key {forged} does not fit: the manifest was changed "
+                "after it was signed. Nothing was installed; find out who wrote it"
+            )
         signers = ", ".join(signature.key for signature in signatures) or "nobody"
         raise TrustError(
             f"{what}: signed by {signers}, and none of the {len(self.keys)} trusted keys is among "

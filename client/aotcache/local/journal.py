@@ -12,7 +12,9 @@ from typing import TypeVar
 
 import msgspec
 
+from aotcache.errors import FormatError
 from aotcache.local.state import TreeState, read_bytes, write_whole
+from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.manifest import PackPlace
 
 logger = logging.getLogger(__name__)
@@ -46,23 +48,19 @@ class Described(msgspec.Struct, frozen=True, array_like=True):
 T = TypeVar("T")
 
 
-def _load(path: str, kind: type[T], decoder: msgspec.json.Decoder[T]) -> T | None:
+def _load(path: str, kind: type[T]) -> T | None:
     try:
-        return decoder.decode(read_bytes(path))
+        return decode_json(read_bytes(path), kind)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, OSError) as error:
-        logger.warning("%s is not a %s and is left aside: %s", path, kind.__name__, error)
+    except (FormatError, OSError) as error:
+        logger.warning("%s cannot be read and is left aside: %s", path, error)
         return None
-
-
-_JOURNAL = msgspec.json.Decoder(Journal)
-_MEMO = msgspec.json.Decoder(dict[str, Described])
 
 
 def read_journal(state: TreeState, target: str) -> Journal | None:
     """The journal of an interrupted publish to the same target, or None."""
-    journal = _load(state.journal, Journal, _JOURNAL)
+    journal = _load(state.journal, Journal)
     return journal if journal is not None and journal.target == target else None
 
 
@@ -76,7 +74,7 @@ def drop_journal(state: TreeState) -> None:
 
 
 def read_memo(state: TreeState) -> dict[str, Described]:
-    return _load(state.memo, dict, _MEMO) or {}
+    return _load(state.memo, dict[str, Described]) or {}
 
 
 def write_memo(state: TreeState, memo: dict[str, Described]) -> None:

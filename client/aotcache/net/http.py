@@ -17,7 +17,14 @@ import msgspec
 import urllib3
 
 from aotcache import __version__
-from aotcache.errors import RemoteError, UnavailableError, UsageError, error_classes
+from aotcache.errors import (
+    FormatError,
+    RemoteError,
+    UnavailableError,
+    UsageError,
+    error_classes,
+)
+from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.v1.problem import Problem
 
 MISS = "miss"
@@ -53,8 +60,8 @@ class Answer:
         if self.ok:
             return None
         try:
-            return msgspec.json.decode(self.data, type=Problem)
-        except msgspec.DecodeError:
+            return decode_json(self.data, Problem)
+        except FormatError:
             return None
 
     def check(self) -> Answer:
@@ -73,8 +80,8 @@ class Answer:
 
     def decode(self, kind: type[Reply]) -> Reply:
         try:
-            return msgspec.json.decode(self.data, type=kind)
-        except msgspec.DecodeError as error:
+            return decode_json(self.data, kind)
+        except FormatError as error:
             raise UnavailableError(
                 f"{self.method} {self.url} answered {self.status} with a body that is not a "
                 f"{kind.__name__}: check the URL, and that service and client fit together"

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-import msgspec
-
 from aotcache.errors import FormatError, UsageError
 from aotcache.probe.gpu import Gpu, amd, nvidia
 from aotcache.probe.host import libc_version, python_version, read_cpu, toolchain_notes
+from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.record import MAX_RECORD, decode_record
 
@@ -80,8 +79,8 @@ def load_platform(path: str) -> Platform:
     except OSError as error:
         raise UsageError(f"cannot read the platform in {path}: {error.strerror}") from error
     try:
-        return msgspec.json.decode(data, type=Platform)
-    except msgspec.DecodeError as error:
+        return decode_json(data, Platform)
+    except FormatError as error:
         try:
             return decode_record(data).platform
         except FormatError as other:

@@ -8,12 +8,14 @@ locations  zstd frame of JSON: where the bytes lie. Not signed: a digest guards 
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Annotated
 
 import msgspec
 
-from aotcache.errors import InvalidNameError, ManifestError
+from aotcache.errors import FormatError, InvalidNameError, ManifestError
 from aotcache.protocol.compression import zstd
+from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import (
     TreeKey,
     check_generation,
@@ -187,8 +189,8 @@ def split_manifest(data: bytes) -> tuple[bytes, bytes, tuple[Signature, ...]]:
     if end < 0:
         raise ManifestError("no header line")
     try:
-        header = msgspec.json.decode(data[:end], type=_Header)
-    except msgspec.DecodeError as error:
+        header = decode_json(data[:end], _Header)
+    except FormatError as error:
         raise ManifestError(f"bad header: {error}") from error
     if header.format != FORMAT:
         raise ManifestError(f"format {header.format[:40]!r}; this aotcache reads {FORMAT}: upgrade")
@@ -204,10 +206,11 @@ def decode_manifest(data: bytes) -> Manifest:
     Raises ManifestError, and nothing else, for bytes of any kind.
     """
     statement_bytes, locations_bytes, signatures = split_manifest(data)
+    sections = _decompress(statement_bytes), _decompress(locations_bytes)
     try:
-        statement = msgspec.json.decode(_decompress(statement_bytes), type=Statement)
-        locations = msgspec.json.decode(_decompress(locations_bytes), type=Locations)
-    except (msgspec.DecodeError, RecursionError) as error:
+        statement = decode_json(sections[0], Statement)
+        locations = decode_json(sections[1], Locations)
+    except FormatError as error:
         raise ManifestError(f"bad section: {error}") from error
     try:
         _check_statement(statement)
@@ -263,13 +266,26 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
     if len(set(digests)) != len(digests) or len(digests) != len(locations.blobs):
         raise ManifestError("the places do not match the digests")
     ends = []
+    known = set(digests)
+    lost: list[list[tuple[int, int]]] = []  # by pack: raw bytes that need a prefix with no place
     for pack in locations.packs:
         check_pack(pack.name)
         if any(frame.stored == 0 or not 0 < frame.raw <= MAX_FRAME for frame in pack.frames):
             raise ManifestError(f"pack {pack.name[:12]}: a frame that is empty or too large")
-        ends.append(sum(frame.raw for frame in pack.frames))
+        starts = [0, *accumulate(frame.raw for frame in pack.frames)]
+        ends.append(starts[-1])
+        lost.append(
+            [
+                (start, start + frame.raw)
+                for start, frame in zip(starts, pack.frames, strict=False)
+                if frame.prefix is not None and frame.prefix not in known
+            ]
+        )
     for digest, place in zip(digests, locations.blobs, strict=True):
         if place.size and (place.pack >= len(ends) or place.offset + place.size > ends[place.pack]):
             raise ManifestError(f"blob {digest[:12]} lies outside its pack")
         if sizes.get(digest, place.size) != place.size:
             raise ManifestError(f"blob {digest[:12]} has another size than its file")
+        end = place.offset + place.size
+        if place.size and any(a < end and place.offset < b for a, b in lost[place.pack]):
+            raise ManifestError(f"blob {digest[:12]} needs a prefix that has no place")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from aotcache.errors import FormatError
+from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import check_hash, check_part
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
@@ -66,8 +67,8 @@ def decode_record(data: bytes) -> EngineRecord:
     if len(data) > MAX_RECORD:
         raise FormatError(f"an engine record has at most {MAX_RECORD} bytes, this has {len(data)}")
     try:
-        record = msgspec.json.decode(data, type=EngineRecord)
-    except msgspec.DecodeError as error:
+        record = decode_json(data, EngineRecord)
+    except FormatError as error:
         raise FormatError(f"not an engine record: {error}") from error
     if record.version != RECORD_VERSION:
         raise FormatError(

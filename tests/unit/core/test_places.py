@@ -113,7 +113,6 @@ def test_a_pack_that_is_described_in_two_ways_is_refused() -> None:
         plan_jobs(places, [digest(1), digest(2)], 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the fetcher goes forward only and never ends on these")
 def test_blobs_that_overlap_are_refused() -> None:
     places = Places()
     places.add(digest(1), Place(pack(1, [(10, 100), (10, 100)]), 0, 200))

@@ -73,7 +73,7 @@ def test_other_files_are_stored_as_they_are(content: bytes) -> None:
     assert put_back(content, "rank_0_0/model", NOT_RELOCATED, "/elsewhere") == content
 
 
-@given(root=ROOTS, children=st.lists(NAMES, min_size=1, max_size=5))
+@given(root=PLAIN_ROOTS, children=st.lists(NAMES, min_size=1, max_size=5))
 def test_group_files_round_trip(root: str, children: list[str]) -> None:
     content = group(root, children)
     kind, free = make_free(content, GROUP, HASH)
@@ -98,7 +98,7 @@ def test_copies_on_several_devices_are_stored_as_one() -> None:
     assert len(frees) == 1
 
 
-@given(root=ROOTS, children=st.lists(NAMES, min_size=1, max_size=5))
+@given(root=PLAIN_ROOTS, children=st.lists(NAMES, min_size=1, max_size=5))
 def test_handles_round_trip(root: str, children: list[str]) -> None:
     tree = f"{root}/{HASH}"
     content = handles(tree, children)
@@ -114,12 +114,14 @@ def test_handles_move(old: str, new: str, children: list[str]) -> None:
     assert values_of(moved) == [f"{new}/{HASH}/{child}" for child in children]
 
 
-@pytest.mark.xfail(strict=True, reason="the new path is escaped for its own quotes, not the file's")
 @pytest.mark.parametrize(("old", "new"), [("/a", "/o'b"), ("/o'a", '/q"b'), ("/a", "/b', x, '")])
-def test_handles_move_to_and_from_paths_with_quotes(old: str, new: str) -> None:
-    _, free = make_free(handles(f"{old}/{HASH}", ["child"]), HANDLES, HASH)
-    moved = put_back(free, HANDLES, BY_TREE, f"{new}/{HASH}")
-    assert values_of(moved) == [f"{new}/{HASH}/child"]
+def test_handles_do_not_move_from_or_to_paths_with_quotes(old: str, new: str) -> None:
+    def move() -> None:
+        _, free = make_free(handles(f"{old}/{HASH}", ["child"]), HANDLES, HASH)
+        put_back(free, HANDLES, BY_TREE, f"{new}/{HASH}")
+
+    with pytest.raises(RelocationError):
+        move()
 
 
 def test_handles_as_vllm_prints_them() -> None:
@@ -186,7 +188,6 @@ def test_put_back_refuses_handles_that_point_outside(value: str) -> None:
         put_back(free, HANDLES, BY_TREE, "/tree")
 
 
-@pytest.mark.xfail(strict=True, reason="checked as decoded, replaced as written")
 @pytest.mark.parametrize(
     ("free", "path", "kind"),
     [

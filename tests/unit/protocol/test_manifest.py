@@ -112,20 +112,16 @@ def sections(statement: bytes, locations: bytes) -> bytes:
 STATED, PLACED = msgspec.json.encode(STATEMENT), msgspec.json.encode(LOCATIONS)
 
 
-NOT_UTF8 = "msgspec raises UnicodeDecodeError, which is no DecodeError"
-
-
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason=NOT_UTF8)
 @pytest.mark.parametrize("place", ["header", "statement", "locations"])
 def test_text_that_is_not_utf8_is_refused(place: str) -> None:
     if place == "header":
         refused(MANIFEST.replace(b"manifest/1", b"manifest\xff1", 1))
+        return
     statement = STATED.replace(b"rank_0", b"rank\xff0") if place == "statement" else STATED
     locations = PLACED.replace(b"aa-b", b"aa\xffb") if place == "locations" else PLACED
     refused(sections(zstd.compress(statement), zstd.compress(locations)))
 
 
-@pytest.mark.xfail(strict=True, reason=NOT_UTF8)
 @settings(phases=[Phase.generate])  # shrinking through zstd and JSON takes a minute
 @given(data=st.data())
 def test_changed_bytes_are_a_manifest_or_refused(data: st.DataObject) -> None:
@@ -178,7 +174,6 @@ def test_deep_sections_are_refused(deep: bytes) -> None:
     refused(sections(zstd.compress(STATED), zstd.compress(b'{"later":' + deep)))
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="only DecodeError is turned")
 def test_a_deep_header_is_refused() -> None:
     deep = b"[" * 30_000 + b"]" * 30_000
     refused(b'{"format":"aotcache-manifest/1","statement":0,"locations":0,"later":%b}\n' % deep)

@@ -1,0 +1,199 @@
+"""The command line as a person or a script uses it: help, JSON, exit codes, signed trees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from aotcache.probe.trees import FoundTree
+from support.site import Service, aotcache, printed
+from support.trees import H100, contents, make_ranks
+
+COMMANDS = [
+    *("serve", "reindex", "watch", "push", "pull", "lookup", "ls", "show", "rm", "exec", "key"),
+]
+
+
+@pytest.fixture
+def env(service: Service, tmp_path: Path) -> dict[str, str]:
+    return {"AOTCACHE_URL": service.url, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, triton_kernels: Path, inductor_output: Path) -> FoundTree:
+    return make_ranks(tmp_path / "node", triton_kernels, inductor_output, range(2), world=3)
+
+
+@pytest.fixture
+def h100(tmp_path: Path) -> str:
+    file = tmp_path / "h100.json"
+    file.write_text(json.dumps(asdict(H100)))
+    return str(file)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str) -> None:
+    done = aotcache(command, "--help")
+    assert "Usage:" in done.stdout
+    assert len(done.stdout.splitlines()) > 5
+
+
+def test_the_overview_names_every_command() -> None:
+    shown = aotcache("--help").stdout
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_signed_from_the_first_key_to_the_last_row(
+    env: dict[str, str], tree: FoundTree, h100: str, tmp_path: Path, service: Service
+) -> None:
+    node = ("--cache-root", str(tmp_path / "node"))
+    fresh = ("--cache-root", str(tmp_path / "fresh"), "--platform", h100)
+
+    # Nobody chose yet whom to trust: nothing is moved.
+    refused = aotcache("push", tree.hash, *node, env=env, check=False)
+    assert refused.returncode == 2
+    assert "aotcache key trust" in refused.stderr
+
+    line = aotcache("key", "generate", env=env).stdout.strip()
+    again = aotcache("key", "generate", env=env, check=False)
+    assert (again.returncode, "there already" in again.stderr) == (2, True)
+    said = aotcache("push", tree.hash[:8], *node, env=env).stdout
+    assert "shared published (generation 1" in said
+    once_more = printed(aotcache("push", "--all", "--json", *node, env=env))
+    assert {part["status"] for part in once_more["published"][0]["parts"]} == {"already stored"}
+    assert once_more["published"][0]["uploaded_bytes"] == 0
+
+    # Another machine: it trusts nobody, then somebody else, then the publisher.
+    other = {**env, "XDG_CONFIG_HOME": str(tmp_path / "other")}
+    assert aotcache("pull", tree.hash, *fresh, env=other, check=False).returncode == 2
+    stranger = {**env, "XDG_CONFIG_HOME": str(tmp_path / "stranger")}
+    aotcache("key", "trust", aotcache("key", "generate", env=stranger).stdout.strip(), env=other)
+    untrusted = aotcache("pull", tree.hash, *fresh, env=other, check=False)
+    assert untrusted.returncode == 1
+    assert "trusted keys" in untrusted.stderr
+    assert not (tmp_path / "fresh/torch_compile_cache/torch_aot_compile" / tree.hash).exists()
+    assert "from now on" in aotcache("key", "trust", line, env=other).stdout
+    assert "trusted already" in aotcache("key", "trust", line, env=other).stdout
+    key = line.split()[1]
+    assert "signs as" in aotcache("key", "show", env=env).stdout
+    assert aotcache("key", "show", env=other).stdout.count("trusts ") == 2
+    assert key not in untrusted.stderr
+
+    hit = printed(aotcache("lookup", tree.hash, "--platform", h100, "--json", env=other))
+    assert [part["part"] for part in hit["parts"]] == ["rank_0_0-d0", "rank_1_0-d1", "shared"]
+    assert hit["missing"] == ["rank_2_0-d2"]
+    pulled = aotcache("pull", tree.hash, *fresh, env=other)
+    assert "signed by" in pulled.stdout
+    assert "not stored yet: rank_2_0-d2" in pulled.stdout
+    place = Path(str(tree.path).replace(str(tmp_path / "node"), str(tmp_path / "fresh")))
+    assert set(contents(place)) == set(contents(tree.path))
+    assert "fetching" in pulled.stderr  # a line a step, as stderr is no terminal
+
+    listed = printed(aotcache("ls", "--json", "--model", "org/llama", env=other))
+    assert [row["hash"] for row in listed] == [tree.hash]
+    assert tree.hash[:16] in aotcache("ls", env=other).stdout
+    shown = aotcache("show", tree.hash, env=other).stdout
+    for text in ("sm_90", "org/llama", "rank_1_0-d1", "not stored yet", "41.0 s"):
+        assert text in shown
+    assert printed(aotcache("show", tree.hash, "--json", env=other))["trees"][0]["parts"]
+
+    # The database is lost: the storage is the truth.
+    service.stop()
+    for file in service.data.glob("index.sqlite3*"):
+        file.unlink()
+    counts = printed(aotcache("reindex", "--data-dir", str(service.data), "--json"))
+    assert (counts["trees"], counts["parts"], counts["skipped"]) == (1, 3, 0)
+    service.start()
+    env["AOTCACHE_URL"] = other["AOTCACHE_URL"] = service.url
+    rebuilt = printed(aotcache("ls", "--json", env=other))
+    kept = [{**row, "used": 0, "lookups": 0} for row in listed]
+    assert [{**row, "used": 0, "lookups": 0} for row in rebuilt] == kept
+
+    assert "deleted" in aotcache("rm", tree.hash, "--yes", env=env).stdout
+    gone = aotcache("lookup", tree.hash, "--platform", h100, env=env, check=False)
+    assert (gone.returncode, "unknown_hash" in gone.stdout) == (3, True)
+    assert printed(aotcache("ls", "--json", env=env)) == []
+    assert "shared published (generation 2" in aotcache("push", tree.hash, *node, env=env).stdout
+
+
+def test_exit_codes(env: dict[str, str], tree: FoundTree, h100: str, tmp_path: Path) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    node = ("--cache-root", str(tmp_path / "node"))
+    aotcache("push", "--all", *node, env=env)
+    a100 = tmp_path / "a100.json"
+    a100.write_text(json.dumps(asdict(replace(H100, arch="sm_80"))))
+    cases = {
+        0: [("lookup", tree.hash, "--platform", h100)],
+        1: [
+            ("lookup", tree.hash, "--platform", h100, "--url", "http://127.0.0.1:1"),
+            ("show", "0" * 64),
+        ],
+        2: [
+            ("push",),
+            ("push", "--all", "--cache-root", str(tmp_path / "empty")),
+            ("push", "ffff", *node),
+            ("lookup", "not a hash!", "--platform", h100),
+            ("lookup", tree.hash, "--platform", str(tmp_path / "nothing.json")),
+            ("lookup", tree.hash, "--no-such-option"),
+            ("pull", tree.hash, "--trust", "maybe", "--platform", h100),
+            ("serve", "--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0"),
+            ("no-such-command",),
+        ],
+        3: [
+            ("lookup", "0" * 64, "--platform", h100),
+            ("lookup", tree.hash, "--platform", str(a100)),
+            ("lookup", tree.hash, "--platform", h100, "--part", "rank_2_0-d2"),
+            ("pull", tree.hash, "--platform", str(a100), "--cache-root", str(tmp_path / "x")),
+        ],
+    }
+    for code, lines in cases.items():
+        for words in lines:
+            done = aotcache(*words, env=env, check=False)
+            assert done.returncode == code, (words, done.stdout, done.stderr)
+            assert "Traceback" not in done.stderr, words
+            assert done.stdout or done.stderr, words
+
+
+def test_a_miss_names_the_field(env: dict[str, str], tree: FoundTree, tmp_path: Path) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(asdict(replace(H100, python="cpython-3.11.9"))))
+    done = aotcache("lookup", tree.hash, "--platform", str(file), env=env, check=False)
+    assert "python: stored 'cpython-3.11.7', asked for 'cpython-3.11.9'" in done.stdout
+
+
+def test_a_push_without_record_wants_the_platform(
+    env: dict[str, str], tree: FoundTree, tmp_path: Path, h100: str
+) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    shutil.rmtree(Path(tree.path).parent / ".aotcache")
+    words = ("push", tree.hash, "--cache-root", str(tmp_path / "node"))
+    refused = aotcache(*words, env=env, check=False)
+    assert refused.returncode == 2
+    assert "--platform detect" in refused.stderr
+    assert "rank_1_0-d1 published" in aotcache(*words, "--platform", h100, env=env).stdout
+
+
+def test_lookup_imports_nothing_heavy() -> None:
+    """What keeps its start short: no torch, fsspec, rich, cryptography, service."""
+    program = (
+        "import sys; sys.argv = ['aotcache', 'lookup', 'x', '--url', 'http://127.0.0.1:1']\n"
+        "from aotcache.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = ['torch', 'triton', 'fsspec', 's3fs', 'rich', 'cryptography', 'watchdog',\n"
+        "         'fastapi', 'sqlalchemy', 'aotcache_service', 'blake3']\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+    assert "no answer" in done.stderr
