@@ -41,7 +41,30 @@ class Fetcher:
 
     def run(self, jobs: list[Job], consume: Consume) -> None:
         """Read all blobs of the jobs. `consume(digest, size, chunks)` is called from several
-        threads, once a blob, and takes all chunks. The first error ends the run and is raised."""
+        threads, once a blob, takes all chunks and verifies them. The first error ends the run and
+        is raised."""
+        prefixes = {placed.frame.prefix for job in jobs for placed in job.frames}
+
+        def keep(digest: str, size: int, chunks: Iterator[bytes]) -> None:
+            if digest not in prefixes or size > MAX_FRAME:
+                consume(digest, size, chunks)
+                return
+            data = b"".join(chunks)
+            consume(digest, size, iter([data]))
+            with self._prefix_lock:
+                self._prefixes = {digest: data}
+
+        # What others are compressed against comes before them, so that it is read once.
+        first: list[Job] = []
+        second: list[Job] = []
+        for job in jobs:
+            gives = any(digest in prefixes for digest, _, _ in job.blobs)
+            needs = any(placed.frame.prefix for placed in job.frames)
+            (first if gives or not needs else second).append(job)
+        self._run_all(first, keep)
+        self._run_all(second, keep)
+
+    def _run_all(self, jobs: list[Job], consume: Consume) -> None:
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="aotcache-fetch") as pool:
             # The largest first, so that none is left to run alone at the end.
             ordered = sorted(jobs, key=lambda job: -job.stored)
@@ -70,8 +93,7 @@ class Fetcher:
             if digest not in self._prefixes:
                 if digest not in self._places.by_digest:
                     raise PackError(f"a frame needs prefix {digest[:12]}, which has no place")
-                self._prefixes.clear()
-                self._prefixes[digest] = self.read(digest)
+                self._prefixes = {digest: self.read(digest)}
             return self._prefixes[digest]
 
     def _run_job(self, job: Job, consume: Consume) -> None:

@@ -39,7 +39,7 @@ from aotcache.protocol.manifest import (
     encode_manifest,
     encode_statement,
 )
-from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id
+from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.v1.publish import Commit, OpenSession, PartState
 from aotcache.sync.describe import describe
 from aotcache.sync.identity import Identity
@@ -128,9 +128,21 @@ class _Publish:
         # The platform too: a tree that grows its first C++ is from then on for one CPU.
         target = f"{site.store.url} {namespace} {self.key.platform}"
         journal = read_journal(self.state, target)
+        if journal is not None and not self._is_stored(journal):
+            logger.info("%s: packs of the interrupted publish are gone: starting over", self.key)
+            journal = None
         new = Journal(target=target, publish_id=new_publish_id())
         self._take(journal or new, resumed=journal is not None)
         self.uploaded = 0
+
+    def _is_stored(self, journal: Journal) -> bool:
+        """Whether the packs of an interrupted publish are all there still. If not, it cannot go on
+        under its id: packs of the same names would be put again, and a name that died is dead."""
+        keys = {pack_key(self.key.namespace, put.place.name): put for put in journal.packs}
+        try:
+            return all(self.site.store.size(key) == put.place.size for key, put in keys.items())
+        except ObjectMissingError:
+            return False
 
     def _take(self, journal: Journal, *, resumed: bool) -> None:
         self.journal = journal

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.trees import contents
 
 from aotcache.errors import LocalError
 from aotcache.local.install import install
+from support.trees import contents
 
 KEY = "inductor_cache/triton/0/KERNELKERNELKERNEL"
 FILES = {

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.trees import H100, RECIPE
 
 from aotcache.errors import FormatError
 from aotcache.local.records import read_records, write_record
 from aotcache.protocol.names import VLLM_AOT
 from aotcache.protocol.record import EngineRecord
+from support.trees import H100, RECIPE
 
 RECORD = EngineRecord(
     layout=VLLM_AOT,

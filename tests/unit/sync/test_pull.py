@@ -1,0 +1,271 @@
+"""Pull: what is verified is installed, whole; everything else leaves the disk as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aotcache.errors import (
+    AotcacheError,
+    LocalError,
+    ManifestError,
+    ObjectMissingError,
+    PackError,
+    RemoteError,
+    StorageUnavailableError,
+    UsageError,
+)
+from aotcache.local.state import TreeState
+from aotcache.probe.trees import FoundTree
+from aotcache.protocol.names import manifest_key
+from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+from aotcache.remote.index import Index
+from aotcache.sync.publish import Published
+from aotcache.sync.pull import Pulled
+from aotcache.sync.site import Site
+from support.site import publish_tree, pull_tree
+from support.small import Here, add, record, small_tree
+from support.trees import H100, contents
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> FoundTree:
+    return small_tree(tmp_path / "node", ranks=(0, 1))
+
+
+@pytest.fixture
+def published(here: Here, tree: FoundTree) -> Published:
+    return publish_tree(here.site(), tree)
+
+
+def _pull(site: Site, tree: FoundTree, root: Path, *parts: str) -> Pulled:
+    found = pull_tree(site, tree, H100, root, *parts)
+    assert isinstance(found, Pulled)
+    return found
+
+
+def _nothing_installed(root: Path) -> None:
+    assert [path for path in contents(root) if ".aotcache/locks" not in path] == []
+    assert not list(root.rglob("staging/*"))
+
+
+def test_all_parts(here: Here, tree: FoundTree, published: Published, tmp_path: Path) -> None:
+    pulled = _pull(here.site(), tree, tmp_path / "fresh")
+    assert set(contents(pulled.path)) == set(contents(tree.path))
+    assert {p.part: (p.generation, p.files, p.installed) for p in pulled.parts} == {
+        "shared": (1, 7, 7),
+        "rank_0_0-d0": (1, 1, 1),
+        "rank_1_0-d1": (1, 1, 1),
+    }
+    assert pulled.unsigned
+    assert pulled.tree == published.tree
+    assert pulled.moved_bytes == published.uploaded_bytes
+    assert set(TreeState(pulled.path).manifests()) == {"shared", "rank_0_0-d0", "rank_1_0-d1"}
+    again = _pull(here.site(), tree, tmp_path / "fresh")
+    assert (again.installed, again.moved_bytes, again.requests) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("published")
+def test_one_part(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    pulled = _pull(here.site(), tree, tmp_path / "fresh", "rank_1_0-d1")
+    assert set(contents(pulled.path)) == {"rank_1_0/model"}
+    assert [part.part for part in pulled.parts] == ["rank_1_0-d1"]
+    # The ranks' models differ little, so this one's frame needs the other's bytes.
+    assert pulled.requests == 2
+
+
+@pytest.mark.usefixtures("published")
+def test_what_is_not_stored_is_a_miss(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    miss = pull_tree(here.site(), tree, H100, tmp_path / "fresh", "rank_7_0-d7")
+    assert isinstance(miss, Miss)
+    assert (miss.reason, miss.missing) == ("part_missing", ("rank_7_0-d7",))
+    unknown = replace(tree, hash="f" * 64)
+    miss = pull_tree(here.site(), unknown, H100, tmp_path / "fresh")
+    assert isinstance(miss, Miss)
+    assert miss.reason == "unknown_hash"
+    _nothing_installed(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("published")
+def test_a_rank_for_several_devices_needs_a_choice(
+    here: Here, tree: FoundTree, tmp_path: Path
+) -> None:
+    other = small_tree(tmp_path / "other", ranks=(0, 1), records=False)
+    for part in ("rank_0_0-d4", "rank_1_0-d5"):
+        record(Path(other.path), part)
+    publish_tree(here.site(), other)
+    with pytest.raises(UsageError, match="--part"):
+        pull_tree(here.site(), tree, H100, tmp_path / "fresh")
+    _nothing_installed(tmp_path / "fresh")
+    pulled = _pull(here.site(), tree, tmp_path / "fresh", "shared", "rank_0_0-d4")
+    assert "rank_0_0/model" in contents(pulled.path)
+    assert "rank_1_0/model" not in contents(pulled.path)
+
+
+@pytest.mark.usefixtures("published")
+def test_existing_files_stay_and_missing_ones_come(
+    here: Here, tree: FoundTree, tmp_path: Path
+) -> None:
+    pulled = _pull(here.site(), tree, tmp_path / "fresh")
+    expected = contents(pulled.path)
+    model = Path(pulled.path) / "rank_0_0/model"
+    model.write_bytes(b"own")
+    (Path(pulled.path) / "inductor_cache/ab/cabcdef.py").unlink()
+    again = _pull(here.site(), tree, tmp_path / "fresh")
+    assert again.installed == 1
+    assert contents(pulled.path) == expected | {"rank_0_0/model": b"own"}
+
+
+def test_a_manifest_of_another_tree_under_the_right_key(
+    here: Here, tree: FoundTree, published: Published, tmp_path: Path
+) -> None:
+    site = here.site()
+    foreign = small_tree(tmp_path / "foreign", name="foreign", ranks=(0, 1))
+    add(foreign.path, "inductor_cache/ab/cevil.py", b"print('evil')")
+    other = publish_tree(site, foreign)
+    key = manifest_key(published.tree, "shared", 1)
+    site.store.delete(key)
+    site.store.put(key, site.store.get(manifest_key(other.tree, "shared", 1)))
+    with pytest.raises(ManifestError, match="holds the manifest of"):
+        pull_tree(site, tree, H100, tmp_path / "fresh")
+    _nothing_installed(tmp_path / "fresh")
+
+
+class Lying(Index):
+    """Answers a lookup as `lie` makes of the true answer."""
+
+    lie: Callable[[Hit], Hit]
+
+    def lookup(self, asked: Lookup) -> Hit | Miss:
+        answer = super().lookup(asked)
+        assert isinstance(answer, Hit)
+        return self.lie(answer)
+
+
+def _lying(site: Site, lie: Callable[[Hit], Hit]) -> Site:
+    index = Lying(site.index._client)
+    index.lie = lie
+    return replace(site, index=index)
+
+
+@pytest.mark.usefixtures("published")
+def test_an_index_that_leads_to_another_tree(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    site = here.site()
+    other = publish_tree(site, small_tree(tmp_path / "foreign", name="foreign"))
+
+    def lead_away(hit: Hit) -> Hit:
+        key = manifest_key(other.tree, "shared", 1)
+        return replace(hit, parts=tuple(replace(part, manifest=key) for part in hit.parts))
+
+    with pytest.raises(ManifestError, match="not what was asked for"):
+        pull_tree(_lying(site, lead_away), tree, H100, tmp_path / "fresh", "shared")
+    _nothing_installed(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("published")
+def test_an_index_that_leads_to_another_platform(
+    here: Here, tree: FoundTree, tmp_path: Path
+) -> None:
+    site = here.site()
+    blackwell = replace(H100, arch="sm_100", device="NVIDIA B200")
+    same = small_tree(tmp_path / "b200", ranks=(0, 1), platform=blackwell)
+    other = publish_tree(site, same)
+
+    def lead_away(hit: Hit) -> Hit:
+        parts = tuple(
+            replace(part, manifest=manifest_key(other.tree, part.part, part.generation))
+            for part in hit.parts
+        )
+        return replace(hit, parts=parts)
+
+    with pytest.raises(ManifestError, match="for platform"):
+        pull_tree(_lying(site, lead_away), tree, H100, tmp_path / "fresh")
+    _nothing_installed(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("parts", [(), ("rank_0_0-d0",)])
+def test_an_index_that_names_no_parts(
+    here: Here, tree: FoundTree, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    site = _lying(here.site(), lambda hit: replace(hit, parts=()))
+    with pytest.raises(RemoteError, match="reindex"):
+        pull_tree(site, tree, H100, tmp_path / "fresh", *parts)
+    _nothing_installed(tmp_path / "fresh")
+
+
+def _pack(here: Here) -> Path:
+    (found,) = here.store.list("default/packs/")
+    return Path(here.storage_url.removeprefix("file://")) / found.key
+
+
+def _flip(pack: Path, at: int) -> None:
+    data = bytearray(pack.read_bytes())
+    data[at] ^= 1
+    pack.write_bytes(data)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda pack: _flip(pack, 100), PackError),
+        (lambda pack: _flip(pack, pack.stat().st_size - 50), PackError),
+        (lambda pack: pack.write_bytes(pack.read_bytes()[:-100]), StorageUnavailableError),
+        (lambda pack: pack.unlink(), ObjectMissingError),
+    ],
+    ids=["flipped first", "flipped last", "cut", "missing"],
+)
+def test_a_damaged_pack_is_an_error_and_not_a_miss(
+    here: Here,
+    tree: FoundTree,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    error: type[AotcacheError],
+) -> None:
+    damage(_pack(here))
+    with pytest.raises(error):
+        pull_tree(here.site(), tree, H100, tmp_path / "fresh")
+    _nothing_installed(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("published")
+def test_a_missing_manifest_is_an_error_and_not_a_miss(
+    here: Here, tree: FoundTree, published: Published, tmp_path: Path
+) -> None:
+    here.store.delete(manifest_key(published.tree, "shared", 1))
+    with pytest.raises(ObjectMissingError):
+        pull_tree(here.site(), tree, H100, tmp_path / "fresh")
+    _nothing_installed(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("published")
+def test_a_planted_link_is_not_written_through(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    place = tmp_path / "fresh" / Path(tree.path).relative_to(tmp_path / "node")
+    (place / "inductor_cache").mkdir(parents=True)
+    (place / "inductor_cache" / "triton").symlink_to(outside)
+    with pytest.raises(LocalError, match="triton is a link or a file"):
+        pull_tree(here.site(), tree, H100, tmp_path / "fresh")
+    assert list(outside.iterdir()) == []
+    assert not (place / "rank_0_0").exists()
+
+
+@pytest.mark.usefixtures("published")
+def test_growth_on_both_sides(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    pulled = _pull(here.site(), tree, tmp_path / "fresh")
+    there = FoundTree(tree.layout, tree.hash, pulled.path)
+    add(pulled.path, "inductor_cache/ab/cthere.py", b"# there")
+    add(tree.path, "inductor_cache/ab/chere.py", b"# here")
+    for rank in (0, 1):
+        record(Path(there.path), f"rank_{rank}_0-d{rank}")
+    assert [p.generation for p in publish_tree(here.site(), tree).parts] == [1, 1, 2]
+    assert [p.generation for p in publish_tree(here.site(), there).parts] == [1, 1, 3]
+    for found in (tree, there):
+        root = Path(found.path).parents[2]
+        assert _pull(here.site(), tree, root).installed == 1
+    assert set(contents(tree.path)) == set(contents(there.path))
