@@ -14,7 +14,7 @@ PACKAGES := g++ postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env packages test lint demo clean
+.PHONY: help env packages test lint demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,10 @@ lint: env ## check style, types and import rules
 
 demo: env packages ## show the whole way on this machine: compile, publish, pull, start warm
 	$(BIN)/python tests/demo/demo.py
+
+bench: PACKAGES += zstd
+bench: env packages ## compare with copying by other means; rewrites the tables of docs/benchmarks.md
+	PYTHONPATH=tests $(BIN)/python -m bench.bench
 
 clean: ## remove the environment and everything the tools left behind
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

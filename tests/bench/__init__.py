@@ -1,0 +1,1 @@
+"""`make bench`: what aotcache takes, beside what a user would do instead, in one run."""
