@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi_offline import FastAPIOffline
 
 from aotcache import __version__
 from aotcache.storage import open_store
@@ -54,7 +55,8 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
                 await run_in_threadpool(context.store.close)
             database.close()
 
-    app = FastAPI(
+    # Scripts of the page at /docs come from here, as clusters are often cut off from the internet.
+    app = FastAPIOffline(
         title="aotcache",
         version=__version__,
         description=DESCRIPTION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 from fastapi.testclient import TestClient
@@ -90,3 +91,12 @@ def test_health_needs_no_lock(client: TestClient, context: Context) -> None:
     with context.database.write():
         assert client.get("/readyz").status_code == 200
         assert client.post("/v1/lookup", json=ASKED).status_code == 404
+
+
+def test_the_openapi_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert client.get(path).status_code == 200, path
+    assert "/v1/lookup" in client.get("/openapi.json").json()["paths"]
