@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import ObservedWatch
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "gpfs"
 def on_network(path: str, mountinfo: str = "/proc/self/mountinfo") -> bool:
     """Whether a path lies on a file system that other hosts write to (FUSE counts as one)."""
     try:
-        with open(mountinfo, encoding="utf-8") as file:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
             mounts = [line.split() for line in file]
     except OSError:
         return False
@@ -37,26 +38,38 @@ def on_network(path: str, mountinfo: str = "/proc/self/mountinfo") -> bool:
 
 
 class Events:
-    """Sets `changed` whenever something appears in one of the watched directories."""
+    """Sets `changed` whenever something appears in one of the watched directories, or goes."""
 
     def __init__(self) -> None:
         self.changed = threading.Event()
         self._observer = Observer()
-        self._watched: set[str] = set()
+        self._watched: dict[str, ObservedWatch | None] = {}
         self._handler = _Handler(self.changed)
         self._observer.start()
 
     def watch(self, directories: Iterable[str]) -> None:
         """Watch these too, where they exist and are not watched already."""
         for directory in directories:
-            if directory in self._watched or not os.path.isdir(directory):
-                continue
-            try:
-                self._observer.schedule(self._handler, directory, recursive=False)
-            except OSError as error:
-                # Out of inotify watches: the looks at intervals find everything, only later.
-                logger.warning("no events for %s (%s): it is looked at instead", directory, error)
-            self._watched.add(directory)
+            if not os.path.isdir(directory):
+                self._forget(directory)
+            elif directory not in self._watched:
+                self._watched[directory] = self._schedule(directory)
+                # What was made in it before it was watched gave no event.
+                self.changed.set()
+
+    def _schedule(self, directory: str) -> ObservedWatch | None:
+        try:
+            return self._observer.schedule(self._handler, directory, recursive=False)
+        except OSError as error:
+            # Out of inotify watches: the looks at intervals find everything, only later.
+            logger.warning("no events for %s (%s): it is looked at instead", directory, error)
+            return None
+
+    def _forget(self, directory: str) -> None:
+        """A watch dies with its directory; one of the same name later needs a new one."""
+        watch = self._watched.pop(directory, None)
+        if watch is not None:
+            self._observer.unschedule(watch)
 
     def stop(self) -> None:
         self._observer.stop()
@@ -68,6 +81,9 @@ class _Handler(FileSystemEventHandler):
         self._changed = changed
 
     def on_created(self, event: FileSystemEvent) -> None:  # noqa: ARG002 (watchdog's signature)
+        self._changed.set()
+
+    def on_deleted(self, event: FileSystemEvent) -> None:  # noqa: ARG002 (watchdog's signature)
         self._changed.set()
 
     def on_moved(self, event: FileSystemEvent) -> None:  # noqa: ARG002 (watchdog's signature)

@@ -6,12 +6,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aotcache.core.settling import State
-from aotcache.errors import AotcacheError, FormatError
+from aotcache.errors import AotcacheError, FormatError, InvalidNameError, LocalError
 from aotcache.local.records import read_records
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree, LeftOut, TreeScan, find_trees, tree_folders
@@ -35,11 +35,12 @@ _FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds until a failed publish is trie
 class _Watched:
     tree: FoundTree
     looks: TreeLooks
+    retry: float
     active: bool = True
     times: int = 0
     next_look: float = 0.0
-    retry: float = _FIRST_RETRY
     named: set[LeftOut] = field(default_factory=set)
+    offered: set[str] = field(default_factory=set)  # paths that a publish has looked at
 
 
 @dataclass(slots=True)
@@ -62,7 +63,9 @@ class Watcher:
 
     def once(self, timeout: float = 60.0) -> None:
         """Publish what is complete, or becomes so within `timeout` seconds, and return. What could
-        not be published is in `failed`, by path."""
+        not be published is in `failed`, by path. Raises LocalError where the cache root cannot be
+        read."""
+        self.failed.clear()
         self._find()
         end = time.monotonic() + timeout
         for watched in self._trees.values():
@@ -91,12 +94,14 @@ class Watcher:
                     events.watch([self.cache_root, *tree_folders(self.cache_root)])
                     if events.changed.is_set():
                         events.changed.clear()
-                        self._find()
+                        self._find_again()
                 if time.monotonic() >= next_rescan:
-                    self._find()
+                    self._find_again()
                     self._find_growth()
                     next_rescan = time.monotonic() + self.rescan
                 for watched in self._trees.values():
+                    if stop.is_set():
+                        break
                     if watched.active and time.monotonic() >= watched.next_look:
                         self._look(watched)
                 stop.wait(_TICK)
@@ -104,13 +109,21 @@ class Watcher:
             if events is not None:
                 events.stop()
 
+    def _find_again(self) -> None:
+        try:
+            self._find()
+        except LocalError as error:
+            # Perhaps a network file system that is away: what is known is watched on.
+            logger.warning("looked for trees in vain, again in %.0f s: %s", self.rescan, error)
+
     def _find(self) -> None:
         found = {tree.path: tree for tree in find_trees(self.cache_root)}
         for path in set(self._trees) - set(found):
             del self._trees[path]
+            self.failed.pop(path, None)
         for path, tree in found.items():
             if path not in self._trees:
-                self._trees[path] = _Watched(tree, TreeLooks(tree, self.quiet))
+                self._trees[path] = _Watched(tree, TreeLooks(tree, self.quiet), _FIRST_RETRY)
 
     def _find_growth(self) -> None:
         for watched in self._trees.values():
@@ -148,7 +161,11 @@ class Watcher:
             return
         self._name_left_out(watched, scan.left_out)
         try:
-            folders = [name for name in watched.looks.complete if has_new(tree, scan, name)]
+            folders = [
+                name
+                for name in watched.looks.complete
+                if has_new(tree, scan, name, watched.offered)
+            ]
             if not folders:
                 return
             identity = identify(tree, scan, read_records(tree.path), self.platform)
@@ -157,6 +174,7 @@ class Watcher:
             self._failed(watched, error)
             return
         watched.retry = _FIRST_RETRY
+        watched.offered |= {file.path for file in scan.files if file.part_dir in folders}
         self._name_left_out(watched, result.left_out)
         self.published(result)
 
@@ -169,37 +187,37 @@ class Watcher:
                 )
 
 
-def has_new(tree: FoundTree, scan: TreeScan, folder: str) -> bool:
-    """Whether a directory holds a file that is not in the newest manifest this node has pulled or
-    published of it. What was pulled is not published back."""
-    known: set[str] = set()
+def has_new(tree: FoundTree, scan: TreeScan, folder: str, offered: Container[str] = ()) -> bool:
+    """Whether a directory holds a file that was not offered yet and is not in the newest manifest
+    this node has pulled or published of it. What was pulled is not published back."""
+    new = {f.path for f in scan.files if f.part_dir == folder and f.path not in offered}
+    if not new:
+        return False
     for part, data in TreeState(tree.path).manifests().items():
-        if folder == (SHARED if part == SHARED else part_directory(part)):
-            with suppress(FormatError):
-                known.update(entry.path for entry in decode_manifest(data).statement.files)
-    return any(file.part_dir == folder and file.path not in known for file in scan.files)
+        try:
+            if folder == (SHARED if part == SHARED else part_directory(part)):
+                new.difference_update(entry.path for entry in decode_manifest(data).statement.files)
+        except (FormatError, InvalidNameError) as error:
+            # It only saves asking the service, which knows what is stored.
+            logger.warning("manifest %s of %s is left aside: %s", part, tree.path, error)
+    return bool(new)
 
 
 def directory_times(tree_path: str) -> int:
-    """A fingerprint of the directories in which new files show, without reading those of the
-    thousands of kernels: root, inductor_cache, and all directories right below."""
+    """A fingerprint of the directories in which new files show, without reading the many that hold
+    the files themselves: Inductor's of two characters, and Triton's a kernel."""
     times = []
-    for folder in (tree_path, os.path.join(tree_path, "inductor_cache")):
+    todo = [tree_path]
+    while todo:
+        folder = todo.pop()
+        kernels = os.path.basename(folder) in ("triton", "triton_cache")
         with suppress(OSError), os.scandir(folder) as entries:
             times.append((folder, os.stat(folder).st_mtime_ns))
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
+                if not entry.is_dir(follow_symlinks=False):
+                    continue
+                if kernels or len(entry.name) == 2:
                     times.append((entry.path, entry.stat(follow_symlinks=False).st_mtime_ns))
-                    if entry.name == "triton":
-                        times += _below(entry.path)
+                else:
+                    todo.append(entry.path)
     return hash(frozenset(times))
-
-
-def _below(folder: str) -> list[tuple[str, int]]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        return [
-            (entry.path, entry.stat(follow_symlinks=False).st_mtime_ns)
-            for entry in entries
-            if entry.is_dir(follow_symlinks=False)
-        ]
-    return []
