@@ -38,17 +38,20 @@ LIFETIME = "900"  # seconds after which a service that a killed test run left be
 
 @dataclass
 class Service:
-    """`aotcache serve` as a child process. `url` changes with each start."""
+    """`aotcache serve` as a child process. `url` changes with each start, unless there is a
+    `port`."""
 
     data: Path
     storage_url: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    port: int = 0
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
 
     def start(self) -> None:
-        words = [*(self.command or AOTCACHE), "serve", "--data-dir", str(self.data), "--port", "0"]
+        words = [*(self.command or AOTCACHE), "serve", "--data-dir", str(self.data)]
+        words += ["--port", str(self.port)]
         if self.storage_url:
             words += ["--storage-url", self.storage_url]
         with tempfile.NamedTemporaryFile(suffix=".log") as log:
