@@ -31,7 +31,7 @@ def machine(folder: Path) -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": memory,
         "kernel": platform.release(),
-        "file_system": _said("stat", "--file-system", "--format=%T", str(folder)),
+        "file_system": _said("df", "--output=fstype", str(folder)).split()[-1],
     }
 
 
