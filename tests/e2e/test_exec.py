@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,19 @@ def test_a_broken_cache_is_one_warning_and_a_normal_run(
     warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
     assert len(warnings) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_hangs_delays_the_command_no_longer_than_the_deadline(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env["AOTCACHE_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        env["AOTCACHE_DEADLINE"] = "0.5"
+        done = _exec(env, tmp_path, "sh", "-c", "echo ran; exit 4")
+    assert (done.returncode, done.stdout) == (4, "ran\n")
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    assert "starting without it" in warnings[0]
 
 
 def test_another_python_is_not_guessed(env: dict[str, str], tmp_path: Path) -> None:

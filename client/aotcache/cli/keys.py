@@ -8,7 +8,7 @@ import socket
 import click
 
 from aotcache import settings
-from aotcache.cli import options
+from aotcache.cli import options, output
 from aotcache.errors import UsageError
 from aotcache.local.state import make_directories
 
@@ -45,19 +45,20 @@ def generate(out: str | None) -> None:
 @key.command()
 @click.option("--signing-key", envvar=settings.SIGNING_KEY, show_envvar=True)
 @click.option("--trusted-keys", envvar=settings.TRUSTED_KEYS, show_envvar=True)
-def show(signing_key: str | None, trusted_keys: str | None) -> None:
+@options.as_json
+def show(signing_key: str | None, trusted_keys: str | None, as_json: bool) -> None:
     """Show this machine's signing key (its public line) and the keys it trusts."""
-    from aotcache.core.trust import load_signing_key
-
-    path = signing_key or settings.config_file("signing.pem")
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            signer = load_signing_key(file.read(), path)
-        click.echo(f"signs as {signer.id}: {signer.public_line(socket.gethostname())}")
-    else:
-        click.echo(f"no signing key at {path}: what is published here is not signed")
-    for trusted in options.read_trusted_keys(trusted_keys):
-        click.echo(f"trusts {trusted.id} {trusted.comment}".rstrip())
+    signer = options.read_signing_key(signing_key)
+    line = signer.public_line(socket.gethostname()) if signer else ""
+    trusted = options.read_trusted_keys(trusted_keys)
+    if as_json:
+        signs = {"id": signer.id, "line": line} if signer else None
+        trusts = [{"id": key.id, "comment": key.comment} for key in trusted]
+        output.print_json({"signs": signs, "trusts": trusts})
+        return
+    click.echo(f"signs as {signer.id}: {line}" if signer else "no signing key: signs nothing")
+    for key in trusted:
+        click.echo(f"trusts {key.id} {key.comment}".rstrip())
 
 
 @key.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +21,7 @@ from aotcache.protocol.names import (
 from aotcache.protocol.platform import Platform
 
 if TYPE_CHECKING:
-    from aotcache.core.trust import TrustedKey
+    from aotcache.core.trust import SigningKey, TrustedKey
     from aotcache.remote.index import Index
     from aotcache.sync.site import Site
 
@@ -153,29 +152,34 @@ def site_at(
     **_others: object,
 ) -> Site:
     """All that publishing and pulling need, from the options of `transfer`."""
-    from aotcache.core.trust import load_signing_key, make_policy
+    from aotcache.core.trust import make_policy, parse_trusted_keys
     from aotcache.net.http import HttpClient
     from aotcache.remote.index import Index
     from aotcache.storage import http_store, open_store
     from aotcache.sync.site import Site
 
     client = HttpClient(url, token)
-    pem = signing_key or settings.config_file("signing.pem")
-    signer = None
-    if signing_key or os.path.exists(pem):
-        signer = load_signing_key(_read(pem), pem)
+    signer = read_signing_key(signing_key)
     keys = read_trusted_keys(trusted_keys)
-    if signer is not None and trust != "unsigned":
+    if signer is not None:
         # Who publishes here trusts what was published from here.
-        from aotcache.core.trust import parse_trusted_keys
-
-        keys += parse_trusted_keys(signer.public_line(), pem)
+        keys += parse_trusted_keys(signer.public_line(), "the signing key")
     return Site(
         index=Index(client),
         store=open_store(storage_url) if storage_url else http_store(client),
         policy=make_policy(trust, keys),
         signer=signer,
     )
+
+
+def read_signing_key(path: str | None) -> SigningKey | None:
+    """The key at `path`; where none is named, the user's own, if there is one."""
+    from aotcache.core.trust import load_signing_key
+
+    where = path or settings.config_file("signing.pem")
+    if path is None and not os.path.exists(where):
+        return None
+    return load_signing_key(_read(where), where)
 
 
 def read_trusted_keys(path: str | None) -> list[TrustedKey]:
@@ -193,7 +197,3 @@ def _read(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def on_terminal() -> bool:
-    return sys.stderr.isatty()

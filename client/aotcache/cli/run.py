@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import types
 from contextlib import suppress
 from typing import Any
 
 import click
 
+from aotcache import settings
 from aotcache.cli import options
 from aotcache.cli.move import said
 from aotcache.engines import torch as engine
@@ -37,6 +39,14 @@ logger = logging.getLogger("aotcache")
 )
 @options.cache_root
 @options.platform
+@click.option(
+    "--deadline",
+    envvar=settings.DEADLINE,
+    default=settings.DEFAULT_DEADLINE,
+    show_default=True,
+    show_envvar=True,
+    help="Seconds that COMMAND waits for the pull at most.",
+)
 @click.option("--no-publish", is_flag=True, help="Only pull.")
 @click.option("--wait", default=30.0, show_default=True, help="Seconds to let the cache settle.")
 @options.transfer
@@ -45,6 +55,7 @@ def run(
     key: str,
     cache_root: str,
     platform_from: str | None,
+    deadline: float,
     no_publish: bool,
     wait: float,
     namespace: str,
@@ -63,9 +74,10 @@ def run(
         if trap := engine.trap(os.environ):
             logger.warning("%s", trap)
         cache = _Cache(key, path, namespace, command, platform_from, site)
-        cache.pull()
     except AotcacheError as error:
         logger.warning("cache %s is not used: %s", key, error)
+    else:
+        cache.pull(deadline)
     code = _run(command, engine.environment(path, os.environ))
     if cache is not None and code == 0 and not no_publish:
         try:
@@ -95,7 +107,26 @@ class _Cache:
             self.detected = Detected(platform=load_platform(platform_from), notes={})
         self.site = options.site_at(**site)
 
-    def pull(self) -> None:
+    def pull(self, deadline: float) -> None:
+        """Pull, and wait for it `deadline` seconds at most. What takes longer goes on beside the
+        command: nothing that is there already is ever replaced."""
+        self.pulling = threading.Thread(target=self._pull, daemon=True)
+        self.pulling.start()
+        self.pulling.join(deadline)
+        if self.pulling.is_alive():
+            logger.warning(
+                "cache %s took over %.0f s to pull (--deadline): starting without it",
+                self.tree.hash,
+                deadline,
+            )
+
+    def _pull(self) -> None:
+        try:
+            self._pull_now()
+        except AotcacheError as error:
+            logger.warning("cache %s is not used: %s", self.tree.hash, error)
+
+    def _pull_now(self) -> None:
         lookup = Lookup(
             layout=INDUCTOR,
             hash=self.tree.hash,
@@ -109,6 +140,10 @@ class _Cache:
             logger.info("%s", said(result))
 
     def publish(self, wait: float) -> None:
+        self.pulling.join(wait)
+        if self.pulling.is_alive():
+            logger.warning("cache %s is not published: its pull still runs", self.tree.hash)
+            return
         if not os.path.isdir(self.tree.path):
             logger.info("%s compiled nothing: there is nothing to publish", self.tree.hash)
             return

@@ -6,7 +6,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -154,7 +154,7 @@ def test_delete_only_what_the_index_does_not_know(client: TestClient, context: C
 def test_many_uploads_at_once(settings: ServiceSettings) -> None:
     """More than are held in memory at a time: the rest waits and comes through."""
     bodies = [os.urandom(300_000) for _ in range(20)]
-    with run_service(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with run_service(settings) as url, httpx2.Client(base_url=url, timeout=60) as client:
 
         def send(body: bytes) -> int:
             return client.put(f"/v1/objects/{pack_of(body)}", content=body).status_code
