@@ -119,9 +119,7 @@ def main() -> None:
         stored = json.loads(demo.aotcache("ls", "--json"))[0]
         publish_seconds = demo.wait_for("watch", r"in ([\d.]+) s", watcher)[1]
         say("second cache root: pulling")
-        pulled = json.loads(
-            demo.aotcache("pull", KEY, "--cache-root", str(demo.second), "--json")
-        )
+        pulled = json.loads(demo.aotcache("pull", KEY, "--cache-root", str(demo.second), "--json"))
         before = files_of(demo.second)
         say("second cache root: starting again (warm)")
         warm = demo.run_program(demo.second)

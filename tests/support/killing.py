@@ -84,7 +84,8 @@ def run_service(last: int, data: Path, log: Path) -> int:
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(descriptor, 2)
-        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)  # pytest has put its own there
+        # pytest has put its own files there.
+        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
         signal.alarm(300)  # should the test be killed
         steps = Steps([str(data)], last)
         event.listen(Engine, "commit", lambda _connection: steps.step())
