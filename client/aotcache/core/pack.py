@@ -108,7 +108,11 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
         group = source.group
         if source.prefix and source.size <= MAX_FRAME:
             digest, read = source.prefix
-            yield _RawFrame(data, [(source.digest, 0, len(data))], (digest, read()))
+            near = read()
+            if digest_of(near) != digest:
+                # The frame could never be read again.
+                raise NotSettledError(f"what {source.name} is packed against changed: try again")
+            yield _RawFrame(data, [(source.digest, 0, len(data))], (digest, near))
             continue
         starts.append((source.digest, len(buffer), len(data)))
         buffer += data

@@ -192,11 +192,12 @@ class _Publish:
                 recipe=self.identity.recipe,
             )
         )
-        previous = {
-            state.part: self.site.manifest(manifest_key(self.key, state.part, state.generation))
+        newest = {
+            state.part: manifest_key(self.key, state.part, state.generation)
             for state in session.parts
             if state.generation
         }
+        previous = dict(zip(newest, self.site.manifests([*newest.values()]), strict=True))
         plans = [
             plan
             for state in session.parts

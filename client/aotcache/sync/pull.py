@@ -8,7 +8,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from aotcache.core.places import Places
@@ -131,8 +130,7 @@ def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:
 
 
 def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) -> list[Manifest]:
-    with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
-        manifests = list(pool.map(lambda part: site.manifest(part.manifest), parts))
+    manifests = site.manifests([part.manifest for part in parts])
     for part, manifest in zip(parts, manifests, strict=True):
         said = manifest.statement
         asked = (hit.namespace, lookup.layout, lookup.hash, part.part, part.generation)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from aotcache.core.trust import SigningKey, TrustPolicy
@@ -45,3 +46,8 @@ class Site:
                 f"{said.generation}: nothing was done with it; find out who wrote it"
             )
         return found
+
+    def manifests(self, keys: Sequence[str]) -> list[Manifest]:
+        """Several at once. Raises what `manifest` raises for the first that fails."""
+        with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
+            return list(pool.map(self.manifest, keys))

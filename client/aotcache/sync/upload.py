@@ -52,7 +52,7 @@ class Uploader:
                     needed[entry.digest].add(part)
         if not needed:
             return
-        sources = self._sources(needed, where, neighbours)
+        sources = self._sources(needed, where, places, neighbours)
         total, done = sum(source.size for source in sources), 0
         self._site.progress.step(f"packing {len(sources)} new blobs, {total} bytes")
         # Packing is repeatable: with the publish id kept, a pack that was put just before a kill is
@@ -86,6 +86,7 @@ class Uploader:
         self,
         needed: Mapping[str, set[str]],
         where: Mapping[str, FileEntry],
+        places: Places,
         neighbours: Neighbours,
     ) -> list[Source]:
         """Blobs in the order in which they are packed: by the parts that need them, then by kind,
@@ -105,20 +106,27 @@ class Uploader:
                 tuple(sorted(needed[digest])),
                 f"{self._tree.path}/{where[digest].path}",
                 self._reader(where[digest].path),
-                self._prefix(where[digest], base, neighbours),
+                self._prefix(where[digest], base, places, neighbours),
             )
             for digest in sorted(needed, key=order)
         ]
 
     def _prefix(
-        self, entry: FileEntry, base: FileEntry | None, neighbours: Neighbours
+        self,
+        entry: FileEntry,
+        base: FileEntry | None,
+        places: Places,
+        neighbours: Neighbours,
     ) -> tuple[str, Callable[[], bytes]] | None:
         if base is None or not neighbours.is_model(entry):
             return None
         stored = neighbours.prefix_for(entry)
         if stored is not None:
             return stored
-        return None if entry.digest == base.digest else (base.digest, self._reader(base.path))
+        place = places.by_digest.get(base.digest)
+        if entry.digest == base.digest or (place is not None and places.prefixes_of(place)):
+            return None  # a prefix must not need one itself
+        return base.digest, self._reader(base.path)
 
     def _reader(self, path: str) -> Callable[[], bytes]:
         return lambda: read_free(self._tree, path)[1]
