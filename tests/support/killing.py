@@ -72,7 +72,7 @@ def killed_before(last: int, below: Sequence[str], operation: Callable[[], objec
 def run_service(last: int, data: Path, log: Path) -> int:
     """Start `aotcache serve --data-dir DATA` in a process that dies before step `last` (0: never)
     of what it does to storage, below the directory, or to its database: the end of each
-    transaction is a step. Returns its pid. It is forked, as importing the service takes most of a start."""
+    transaction is a step. Returns its pid. Forked: importing the service takes most of a start."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 

@@ -12,6 +12,7 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from aotcache.core.places import Places
@@ -212,8 +213,8 @@ class _Publish:
         self.uploader.known(places)
         self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)
         try:
-            for plan in plans:
-                self._put_manifest(plan, places)
+            with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
+                list(pool.map(lambda plan: self._put_manifest(plan, places), plans))
             # Also what was taken: its publisher may have died before its commit.
             keys = tuple(plan.manifest_key for plan in plans)
             self.site.index.commit(session.publish_id, Commit(manifests=keys))
