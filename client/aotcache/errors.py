@@ -21,7 +21,7 @@
     └── LocalError                 this machine's disk did not do what was asked
         └── NotSettledError        the tree is still being written
 
-`code` is the machine-readable name that travels in HTTP bodies and `--json` output.
+`code` is the machine-readable name that travels in HTTP bodies.
 """
 
 from __future__ import annotations

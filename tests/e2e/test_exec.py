@@ -34,7 +34,10 @@ def env(service: Service, tmp_path: Path) -> dict[str, str]:
 
 
 def _exec(env: dict[str, str], root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    words = ("exec", "--key", "softmax", "--cache-root", str(root), "--", *command)
+    words = ["exec", "--key", "softmax", "--cache-root", str(root)]
+    if command[0] == "sh":  # nothing says which Python a shell runs
+        words += ["--platform", "detect"]
+    words += ["--", *command]
     return aotcache(*words, env=env, check=False)
 
 
@@ -57,7 +60,8 @@ def test_the_exit_code_is_the_commands_own(env: dict[str, str], tmp_path: Path) 
 def test_a_signal_is_handed_on(env: dict[str, str], tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     script = f"trap 'exit 9' TERM; touch {ready}; while :; do sleep 0.05; done"
-    words = ["exec", "--key", "k", "--cache-root", str(tmp_path), "--", "sh", "-c", script]
+    words = ["exec", "--key", "k", "--cache-root", str(tmp_path), "--platform", "detect"]
+    words += ["--", "sh", "-c", script]
     process = subprocess.Popen([*AOTCACHE, *words], env={**os.environ, **env})
     try:
         end = time.monotonic() + 60
@@ -107,6 +111,22 @@ def test_another_python_is_not_guessed(env: dict[str, str], tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (0, "ran\n")
     assert "another Python" in done.stderr
     assert printed(aotcache("ls", "--json", env=env)) == []
+
+
+def test_what_a_shell_runs_is_not_guessed(env: dict[str, str], tmp_path: Path) -> None:
+    words = ("exec", "--key", "k", "--cache-root", str(tmp_path), "--", "sh", "-c", "echo ran")
+    done = aotcache(*words, env=env)
+    assert done.stdout == "ran\n"
+    assert "--platform detect" in done.stderr
+
+
+def test_a_program_keeps_its_own_cache_where_ours_cannot_be(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    done = _exec(env, Path("/proc/nothing"), "sh", "-c", "echo [$TORCHINDUCTOR_CACHE_DIR]")
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+    done = _exec(env, tmp_path, "sh", "-c", "echo [$TORCHINDUCTOR_CACHE_DIR]")
+    assert done.stdout == f"[{tmp_path}/inductor/softmax]\n"
 
 
 def test_a_command_that_is_not_there_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:

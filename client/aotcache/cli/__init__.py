@@ -92,7 +92,9 @@ def cli(verbose: bool) -> None:
         stream=sys.stderr,
     )
     for chatty in ("urllib3", "asyncio", "aiobotocore", "botocore", "s3fs", "fsspec", "filelock"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+        # What they warn of (a connection is tried again) ends in an error of ours, or well.
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def main() -> None:
@@ -102,6 +104,7 @@ def main() -> None:
     except (UsageError, InvalidNameError) as error:
         click.echo(f"aotcache: {error}", err=True)
         sys.exit(2)
-    except AotcacheError as error:
+    except (AotcacheError, OSError) as error:
+        # An OSError that comes here is of our own output: a full disk, a closed terminal.
         click.echo(f"aotcache: {error}", err=True)
         sys.exit(1)

@@ -78,8 +78,10 @@ def trust(line: str, trusted_keys: str | None) -> None:
         click.echo(f"{keys[0].id} is trusted already")
         return
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line.strip() + "\n")
+        with open(path, "a+", encoding="utf-8") as file:
+            file.seek(0)
+            text = file.read()
+            file.write(("\n" if text and not text.endswith("\n") else "") + line.strip() + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"trusts {keys[0].id} from now on ({path})")

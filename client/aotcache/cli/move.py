@@ -8,9 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import click
+import msgspec
 
 from aotcache.cli import MISS, options, output
-from aotcache.errors import LocalError, UsageError
+from aotcache.errors import (
+    AotcacheError,
+    LocalError,
+    ObjectMissingError,
+    PackError,
+    StorageUnavailableError,
+    UnavailableError,
+    UsageError,
+)
 from aotcache.probe.trees import FoundTree, find_trees, tree_path
 from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.sync.identity import identify
@@ -20,10 +29,12 @@ from aotcache.sync.settle import QUIET, TreeLooks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
-    """What `push --json` prints. not_published: place and reason of all that was not."""
+    """What `push --json` prints. not_published: place and reason of all that was not. nothing_yet:
+    trees in which there is nothing to publish, as those that vLLM leaves beside its AOT trees."""
 
     published: tuple[Published, ...]
     not_published: dict[str, str]
+    nothing_yet: tuple[str, ...]
 
 
 @click.command()
@@ -62,19 +73,32 @@ def push(
     platform = options.platform_of(platform_from)
     published: list[Published] = []
     failed: dict[str, str] = {}
+    nothing: list[str] = []
     with output.progress(as_json) as progress:
         place = replace(options.site_at(**site), progress=progress)
         for tree in trees:
             try:
-                published.append(_push(place, namespace, tree, platform, wait, failed))
-            except (LocalError, UsageError) as error:
+                looks = TreeLooks(tree)
+                looks.wait(wait)
+                if everything and not looks.complete and not looks.waiting:
+                    nothing.append(tree.path)
+                    continue
+                published.append(_push(place, namespace, looks, platform, failed))
+            except AotcacheError as error:
                 # Of many trees, one that cannot be published does not keep the others here.
                 if not everything:
                     raise
                 failed[tree.path] = str(error)
+                if isinstance(error, (UnavailableError, StorageUnavailableError)):
+                    break  # nor would the next ones get through
     if as_json:
-        output.print_json(PushReport(published=tuple(published), not_published=failed))
+        report = PushReport(
+            published=tuple(published), not_published=failed, nothing_yet=tuple(nothing)
+        )
+        output.print_json(report)
     else:
+        for path in nothing:
+            click.echo(f"nothing to publish yet: {path}", err=True)
         for result in published:
             click.echo(_said(result))
             output.say_left_out(result.left_out, click.echo)
@@ -101,15 +125,14 @@ def _choose(cache_root: str, start: str | None, layout: str | None) -> list[Foun
 def _push(
     site: Any,
     namespace: str,
-    tree: FoundTree,
+    looks: TreeLooks,
     platform: Any,
-    wait: float,
     failed: dict[str, str],
 ) -> Published:
     from aotcache.local.records import read_records
 
-    looks = TreeLooks(tree)
-    scan = looks.wait(wait)
+    tree, scan = looks.tree, looks.scan
+    assert scan is not None
     for folder, why in looks.waiting.items():
         failed[f"{tree.path} {folder}"] = why
     if not looks.complete:
@@ -137,6 +160,7 @@ def _said(result: Published) -> str:
 @click.option("--once", is_flag=True, help="Publish what is complete, then exit.")
 @click.option("--quiet", default=QUIET, show_default=True, help="Seconds without a write: settled.")
 @click.option("--rescan", default=30.0, show_default=True, help="Seconds between looks for growth.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each publish.")
 @options.transfer
 def watch(
     cache_root: str,
@@ -144,6 +168,7 @@ def watch(
     once: bool,
     quiet: float,
     rescan: float,
+    as_json: bool,
     namespace: str,
     **site: Any,
 ) -> None:
@@ -162,7 +187,7 @@ def watch(
         platform=options.platform_of(platform_from),
         quiet=quiet,
         rescan=rescan,
-        published=lambda result: click.echo(_said(result), err=True),
+        published=_print_line if as_json else lambda result: click.echo(_said(result), err=True),
     )
     if once:
         watcher.once()
@@ -181,6 +206,11 @@ def watch(
 @options.cache_root
 @options.platform
 @click.option("--part", "parts", multiple=True, help="Only this part (again for more).")
+@click.option(
+    "--wait",
+    default=-1.0,
+    help="Seconds to wait for another process that is at the same tree.  [default: until it ends]",
+)
 @options.as_json
 @options.transfer
 def pull(
@@ -189,6 +219,7 @@ def pull(
     cache_root: str,
     platform_from: str | None,
     parts: tuple[str, ...],
+    wait: float,
     as_json: bool,
     namespace: str,
     **site: Any,
@@ -209,24 +240,40 @@ def pull(
     )
     with output.progress(as_json) as progress:
         place = replace(options.site_at(**site), progress=progress)
-        result = pulling.pull(place, lookup, tree_path(cache_root, layout, hash))
+        path = tree_path(cache_root, layout, hash)
+        try:
+            result = pulling.pull(place, lookup, path, lock_timeout=wait)
+        except (PackError, ObjectMissingError) as error:
+            raise type(error)(
+                f"{namespace}/{layout}/{hash} is damaged in storage: {error}. Nothing was "
+                f"installed; `aotcache rm {hash}`, and publish it again where it was compiled"
+            ) from error
     if as_json:
         output.print_json(result)
     elif isinstance(result, Miss):
-        click.echo(f"miss: {result.message}", err=True)
+        click.echo(f"miss ({result.reason}): {result.message}", err=True)
     else:
         click.echo(said(result))
     if isinstance(result, Miss):
         raise SystemExit(MISS)
 
 
+def _print_line(result: Published) -> None:
+    click.echo(msgspec.json.encode(result))
+
+
 def said(result: Any) -> str:
     signers = sorted({signer for part in result.parts for signer in part.signers})
     trust = "unsigned parts accepted" if result.unsigned else f"signed by {', '.join(signers)}"
     missing = f"; not stored yet: {', '.join(result.missing)}" if result.missing else ""
+    files = sum(part.files for part in result.parts)
+    done = (
+        f"{result.installed} of {files} files installed in {result.path}, "
+        f"{output.size(result.moved_bytes)} moved for {output.size(result.written_bytes)}"
+        if result.installed
+        else f"all {files} files are there already, in {result.path}"
+    )
     return (
-        f"{result.tree}: {', '.join(part.part for part in result.parts)}: {result.installed} of "
-        f"{sum(part.files for part in result.parts)} files installed, "
-        f"{output.size(result.moved_bytes)} moved for {output.size(result.written_bytes)}, "
+        f"{result.tree}: {', '.join(part.part for part in result.parts)}: {done}, "
         f"{result.seconds:.1f} s, {trust}{missing}"
     )

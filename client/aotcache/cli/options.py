@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aotcache import settings
-from aotcache.errors import UsageError
+from aotcache.errors import FormatError, UsageError
 from aotcache.protocol.names import (
     DEFAULT_NAMESPACE,
     INDUCTOR,
@@ -87,7 +87,7 @@ cache_root = click.option(
 layout = click.option(
     "--layout",
     type=click.Choice(LAYOUTS),
-    help="Kind of tree. Default: told by the hash.",
+    help="Kind of tree. Default: told by the hash, where one is given.",
 )
 platform = click.option(
     "--platform",
@@ -96,6 +96,9 @@ platform = click.option(
     help="What the tree is valid for: `detect` for this machine and Python, or a JSON file.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+_HEX = set("0123456789abcdef")
 
 
 def access(command: F) -> F:
@@ -112,11 +115,16 @@ def transfer(command: F) -> F:
 
 def layout_of(tree_hash: str, layout: str | None) -> str:
     """The layout a hash belongs to by its form, unless it was said."""
-    forms = {64: VLLM_AOT, 10: VLLM_JIT}
-    told = forms.get(len(tree_hash), INDUCTOR)
-    if told != INDUCTOR and not set(tree_hash) <= set("0123456789abcdef"):
-        told = INDUCTOR
-    layout = layout or told
+    if layout is None:
+        layout = {64: VLLM_AOT, 10: VLLM_JIT}.get(len(tree_hash), INDUCTOR)
+        hexadecimal = set(tree_hash) <= _HEX
+        if not hexadecimal or layout == INDUCTOR:
+            layout = INDUCTOR
+            if len(tree_hash) > 32 and set(tree_hash.lower()) <= _HEX:
+                raise UsageError(
+                    f"{tree_hash!r} looks like a vLLM hash, which has 64 characters of 0-9 a-f; "
+                    f"this has {len(tree_hash)}. If it is a key of yours, say --layout inductor"
+                )
     check_hash(layout, tree_hash)
     return layout
 
@@ -126,7 +134,12 @@ def platform_of(platform_from: str | None) -> Platform | None:
         return None
     from aotcache.probe.platform import detect, load_platform
 
-    return detect().platform if platform_from == "detect" else load_platform(platform_from)
+    if platform_from == "detect":
+        return detect().platform
+    try:
+        return load_platform(platform_from)
+    except FormatError as error:
+        raise UsageError(str(error)) from error
 
 
 def this_platform(platform_from: str | None) -> Platform:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aotcache.cli import MISS, options, output
+from aotcache.errors import UsageError
 from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.protocol.v1.trees import SORTS, TreeDetail, TreeSummary
 
@@ -116,6 +117,7 @@ def ls(
             tree.hash[:16],
             _model(tree),
             tree.platform.arch or tree.platform.device,
+            tree.platform_id[:12],
             f"{len(tree.parts)}" + (f" (-{len(tree.missing)})" if tree.missing else ""),
             f"{tree.files}",
             output.size(tree.raw_bytes),
@@ -130,6 +132,7 @@ def ls(
         "hash",
         "model",
         "device",
+        "platform",
         "parts",
         "files",
         "size",
@@ -208,7 +211,7 @@ def _fields(value: object) -> list[tuple[str, str]]:
 @click.command()
 @click.argument("hash")
 @options.layout
-@click.option("--platform-id", help="Only the tree of this platform.")
+@click.option("--platform-id", help="Only the tree of this platform; its start suffices.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.as_json
 @options.access
@@ -227,8 +230,16 @@ def rm(
     It is not looked up any more at once; machines that have pulled it keep their copy.
     """
     index = options.index_at(url, token)
+    if platform_id is not None or not yes:
+        found = index.tree(hash, namespace=namespace, layout=layout)
+        ids = {detail.tree.platform_id for detail in found.trees}
+        if platform_id is not None:
+            ids = {found_id for found_id in ids if found_id.startswith(platform_id)}
+            if len(ids) != 1:
+                raise UsageError(f"{len(ids)} stored platforms of {hash} begin with {platform_id}")
+            platform_id = ids.pop()
+            found = index.tree(hash, namespace=namespace, layout=layout, platform=platform_id)
     if not yes:
-        found = index.tree(hash, namespace=namespace, layout=layout, platform=platform_id)
         click.confirm(f"delete {len(found.trees)} stored tree(s) of {hash}?", abort=True, err=True)
     deleted = index.delete(hash, namespace=namespace, layout=layout, platform=platform_id)
     if as_json:

@@ -17,7 +17,7 @@ from aotcache import settings
 from aotcache.cli import options
 from aotcache.cli.move import said
 from aotcache.engines import torch as engine
-from aotcache.errors import AotcacheError, UsageError
+from aotcache.errors import AotcacheError, InvalidNameError, UsageError
 from aotcache.local.records import read_records, write_record
 from aotcache.probe.platform import Detected, detect, load_platform
 from aotcache.probe.trees import FoundTree, tree_path
@@ -67,18 +67,26 @@ def run(
     Put `--` before COMMAND. Its exit code is COMMAND's own. Whatever goes wrong with the cache is
     one warning, and COMMAND runs and compiles as it would without.
     """
-    check_hash(INDUCTOR, key)
+    try:
+        check_hash(INDUCTOR, key)
+    except InvalidNameError as error:
+        raise UsageError(f"--key: {error}") from error
     path = os.path.abspath(os.environ.get(engine.CACHE_DIR) or tree_path(cache_root, INDUCTOR, key))
     cache = None
     try:
         if trap := engine.trap(os.environ):
             logger.warning("%s", trap)
+        if engine.CACHE_DIR in os.environ:
+            logger.info("%s is set: cache %s is %s", engine.CACHE_DIR, key, path)
         cache = _Cache(key, path, namespace, command, platform_from, site)
     except AotcacheError as error:
         logger.warning("cache %s is not used: %s", key, error)
     else:
         cache.pull(deadline)
-    code = _run(command, engine.environment(path, os.environ))
+    environment = dict(os.environ)
+    if _usable(path):
+        environment = engine.environment(path, environment)
+    code = _run(command, environment)
     if cache is not None and code == 0 and not no_publish:
         try:
             cache.publish(wait)
@@ -99,8 +107,9 @@ class _Cache:
     ) -> None:
         self.tree = FoundTree(INDUCTOR, key, path)
         self.namespace = namespace
-        if platform_from in (None, "detect"):
+        if platform_from is None:
             engine.check_python(command)
+        if platform_from in (None, "detect"):
             self.detected = detect()
         else:
             assert platform_from is not None
@@ -135,14 +144,15 @@ class _Cache:
         )
         result = pulling.pull(self.site, lookup, self.tree.path)
         if isinstance(result, Miss):
-            logger.info("miss: %s", result.message)
+            logger.info("miss (%s): %s", result.reason, result.message)
         else:
             logger.info("%s", said(result))
 
     def publish(self, wait: float) -> None:
-        self.pulling.join(wait)
         if self.pulling.is_alive():
-            logger.warning("cache %s is not published: its pull still runs", self.tree.hash)
+            # Said already, when the deadline passed; a service that does not answer is not asked
+            # again, the program has ended.
+            logger.info("cache %s is not published: its pull has not ended", self.tree.hash)
             return
         if not os.path.isdir(self.tree.path):
             logger.info("%s compiled nothing: there is nothing to publish", self.tree.hash)
@@ -167,6 +177,15 @@ class _Cache:
                 )
 
 
+def _usable(path: str) -> bool:
+    """Whether the program can write its cache there. If not it runs with its own default."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(path, os.W_OK | os.X_OK)
+
+
 def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
     """Run the command, hand signals on, return its exit code as a shell gives it."""
     try:
@@ -178,7 +197,9 @@ def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
         with suppress(ProcessLookupError):
             child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, hand_on)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, hand_on) for number in numbers]
     code = child.wait()
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
     return 128 - code if code < 0 else code

@@ -37,16 +37,36 @@ def trap(environ: Mapping[str, str]) -> str | None:
 
 
 def check_python(command: Sequence[str]) -> None:
-    """Raises UsageError when the command runs another Python than this one: its platform is then
-    not what can be detected here."""
+    """Raises UsageError unless the command, or the script it is, runs this very Python: for any
+    other its platform is not what can be detected here."""
     found = shutil.which(command[0])
-    if found is None or not os.path.basename(found).startswith("python"):
-        return
-    if os.path.dirname(os.path.abspath(found)) != os.path.dirname(os.path.abspath(sys.executable)):
+    if found is None:
+        return  # running it says so
+    python = found if _is_python(found) else _interpreter(found)
+    if python is None:
         raise UsageError(
-            f"{found} is another Python than aotcache's ({sys.executable}): install aotcache "
+            f"nothing says which Python {found} runs: say --platform detect if it is the one that "
+            "aotcache is installed in, else --platform FILE"
+        )
+    if os.path.dirname(os.path.abspath(python)) != os.path.dirname(os.path.abspath(sys.executable)):
+        raise UsageError(
+            f"{python} is another Python than aotcache's ({sys.executable}): install aotcache "
             "there, or say --platform FILE"
         )
+
+
+def _is_python(path: str) -> bool:
+    return os.path.basename(path).startswith("python")
+
+
+def _interpreter(script: str) -> str | None:
+    """The Python that a script's first line names, or None."""
+    with open(script, "rb") as file:
+        first = file.readline(1024)
+    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    if len(words) > 1 and os.path.basename(words[0]) == "env":
+        words = [shutil.which(words[1]) or words[1]]
+    return words[0] if words and _is_python(words[0]) else None
 
 
 def record(key: str, detected: Detected, compile_seconds: float | None = None) -> EngineRecord:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlencode, urlsplit
@@ -32,6 +32,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 RETRIES = 3
 CONNECTIONS = 32
+_PIECE = 256 << 10  # bytes of a body handed to the socket at a time
 
 # A PUT is put-if-absent: sent twice it stores once, and the second answer says `object_exists`.
 _REPEATABLE = ("GET", "HEAD", "PUT")
@@ -93,6 +94,18 @@ class Answer:
         return ""
 
 
+class _Pieces:
+    """A body that is sent a piece at a time, so that a timeout is one of a piece, not of it all;
+    and from its start again when the call is repeated."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._data), _PIECE):
+            yield bytes(self._data[start : start + _PIECE])
+
+
 class HttpClient:
     """Thread-safe pool of connections to the service at `url`.
 
@@ -128,7 +141,12 @@ class HttpClient:
             # A start that waits as long as a server likes would be worse off than without a cache.
             respect_retry_after_header=False,
         )
+        # A POST that may arrive twice: not often, as each try may take the whole read timeout.
+        self._repeat = self._again.new(total=1, allowed_methods=None)
         self._once = urllib3.Retry(total=0, redirect=False, raise_on_status=False)
+        # urllib3 sends a body under the connect timeout; how long a full server takes until it
+        # reads on says nothing about whether it is there.
+        self._upload = urllib3.Timeout(connect=read_seconds, read=read_seconds)
         self._pool = _pool(self.url)
 
     def __repr__(self) -> str:
@@ -143,10 +161,12 @@ class HttpClient:
         *,
         query: Mapping[str, str] | None = None,
         miss: type[Missed] | None = None,
+        repeat: bool = False,
     ) -> Reply | Missed:
         """Send `body` (a dataclass, None for none) as JSON, decode the answer as `reply`.
 
-        miss: what a 404 with the code `miss` is decoded as, where the call knows one.
+        repeat: a POST that may arrive twice. miss: what a 404 with the code `miss` is decoded as,
+        where the call knows one.
         Raises as `Answer.check` and `Answer.decode` do.
         """
         answer = self.send(
@@ -155,6 +175,7 @@ class HttpClient:
             None if body is None else msgspec.json.encode(body),
             query=query,
             headers=None if body is None else {"Content-Type": "application/json"},
+            repeat=repeat,
         )
         if miss is not None and answer.status == 404:
             problem = answer.problem()
@@ -182,17 +203,21 @@ class HttpClient:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        repeat: bool = False,
     ) -> Answer:
         """One call; the answer of any status. Raises UnavailableError when there is none."""
         url = self.url + path
+        large = data is not None and len(data) > _PIECE
+        sized = {"Content-Length": str(len(data))} if data is not None else {}
+        retries = self._again if method in _REPEATABLE else self._once
         try:
             response = self._pool.request(
                 method,
                 url + ("?" + urlencode(query) if query else ""),
-                body=data,  # type: ignore[arg-type]  # a memoryview is sent as it is, not copied
-                headers={**self._headers, **(headers or {})},
-                timeout=self._timeout,
-                retries=self._again if method in _REPEATABLE else self._once,
+                body=None if data is None else _Pieces(data),
+                headers={**self._headers, **sized, **(headers or {})},
+                timeout=self._upload if large else self._timeout,
+                retries=self._repeat if repeat else retries,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise UnavailableError(

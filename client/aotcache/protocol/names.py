@@ -40,9 +40,23 @@ _OBJECT_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
 MAX_OBJECT_KEY = 512
 
 
+_RULES = {
+    _NAMESPACE: "1 to 63 of a-z 0-9 -, no - first or last",
+    _HASH[VLLM_AOT]: "64 of 0-9 a-f",
+    _HASH[VLLM_JIT]: "10 of 0-9 a-f",
+    _HASH[INDUCTOR]: "1 to 128 letters, digits, . _ -, first a letter or digit",
+    _PLATFORM_ID: "32 of 0-9 a-f",
+    _PART: "shared, or rank_R_D-dN with rank, data-parallel rank and device index",
+    _PUBLISH_ID: "32 of 0-9 a-f",
+    _PACK: "SHA-256, -, publish id",
+    _GENERATION: "8 digits",
+    _OBJECT_KEY: "names of A-Z a-z 0-9 . _ - between single slashes, the first a namespace",
+}
+
+
 def _check(pattern: re.Pattern[str], value: str, what: str) -> str:
     if not pattern.fullmatch(value):
-        raise InvalidNameError(f"{value[:140]!r} is not a valid {what} ({pattern.pattern})")
+        raise InvalidNameError(f"{value[:140]!r} is not a valid {what}: {_RULES[pattern]}")
     return value
 
 
@@ -57,7 +71,8 @@ def check_layout(value: str) -> str:
 
 
 def check_hash(layout: str, value: str) -> str:
-    return _check(_HASH[check_layout(layout)], value, f"{layout} hash")
+    what = "key" if layout == INDUCTOR else f"{layout} hash"
+    return _check(_HASH[check_layout(layout)], value, what)
 
 
 def check_platform_id(value: str) -> str:

@@ -26,10 +26,12 @@ class Index:
         self._client = client
 
     def lookup(self, asked: Lookup) -> Hit | Miss:
-        return self._client.request_json("POST", "/v1/lookup", asked, Hit, miss=Miss)
+        return self._client.request_json("POST", "/v1/lookup", asked, Hit, miss=Miss, repeat=True)
 
     def lookup_recipe(self, asked: RecipeLookup) -> RecipeHit | Miss:
-        return self._client.request_json("POST", "/v1/recipes/lookup", asked, RecipeHit, miss=Miss)
+        return self._client.request_json(
+            "POST", "/v1/recipes/lookup", asked, RecipeHit, miss=Miss, repeat=True
+        )
 
     def trees(
         self,
@@ -86,12 +88,12 @@ class Index:
         return self._client.request_json("DELETE", _tree(hash), None, Deleted, query=query)
 
     def open_session(self, asked: OpenSession) -> Session:
-        return self._client.request_json("POST", "/v1/publish", asked, Session)
+        return self._client.request_json("POST", "/v1/publish", asked, Session, repeat=True)
 
     def commit(self, publish_id: str, commit: Commit) -> Committed:
         """Raises GenerationTakenError, SessionExpiredError or CondemnedError where it fails."""
         path = f"/v1/publish/{check_publish_id(publish_id)}/commit"
-        return self._client.request_json("POST", path, commit, Committed)
+        return self._client.request_json("POST", path, commit, Committed, repeat=True)
 
     def outcome(self, outcome: Outcome) -> None:
         data = msgspec.json.encode(outcome)
