@@ -47,7 +47,9 @@ class FileStore(CheckedStore):
         final = self._path(key)
         if os.path.lexists(final):
             raise FileExistsError(final)
-        os.makedirs(self._incoming, exist_ok=True)
+        # Not its parents: a root that went away is a mount that dropped, not an empty store.
+        with suppress(FileExistsError):
+            os.mkdir(self._incoming)
         if not self._swept:
             self._sweep()
         temporary = os.path.join(self._incoming, secrets.token_hex(16))

@@ -122,6 +122,9 @@ def test_a_directory_that_went_away_is_no_missing_object(tmp_path: Path) -> None
         store.get(KEY)
     with pytest.raises(StorageUnavailableError, match="volume"):
         list(store.list(""))
+    with pytest.raises(StorageUnavailableError, match="volume"):
+        store.put(KEY, b"x")
+    assert not root.exists()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
