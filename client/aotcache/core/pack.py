@@ -22,6 +22,10 @@ from aotcache.protocol.manifest import MAX_FRAME, Frame, PackPlace
 
 FRAME_RAW = 4 << 20  # bytes of a full frame before compression
 PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
+# The service takes objects of 128 MiB. A blob lies in one pack, behind less than a frame of others
+# at the least, and zstd makes what does not compress a little longer.
+PACK_LIMIT = 127 << 20
+MAX_BLOB = 96 << 20  # bytes of a blob before compression
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 
@@ -34,8 +38,8 @@ def digest_of(data: bytes | memoryview) -> str:
 class Source:
     """A blob to be packed. `read` gives its location-free bytes.
 
-    prefix: a blob that is nearly equal, as (digest, reader of its bytes): the source is then
-    compressed against it, in a frame of its own.
+    prefix: a blob that is nearly equal, as (digest, reader of its bytes, which may give None): the
+    source is then compressed against it, in a frame of its own. size: at most MAX_BLOB.
     """
 
     digest: str
@@ -43,7 +47,7 @@ class Source:
     group: tuple[str, ...]
     name: str
     read: Callable[[], bytes]
-    prefix: tuple[str, Callable[[], bytes]] | None = None
+    prefix: tuple[str, Callable[[], bytes | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,10 @@ def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPac
     stored = raw = 0
     open_end = 0  # where the last blob that was begun ends: a pack is not closed inside a blob
     for frame, compressed in _compressed(_raw_frames(sources)):
-        if stored >= PACK_STORED and raw >= open_end:
+        # What comes before the next place where a pack may be closed, at its longest.
+        ahead = max([len(frame.data), *(offset + size for _, offset, size in frame.starts)])
+        full = stored >= PACK_STORED or stored + ahead > PACK_LIMIT
+        if frames and full and raw >= open_end:
             yield _close(frames, blobs, publish_id)
             frames, blobs, stored, raw, open_end = [], {}, 0, 0, 0
         prefix = frame.prefix[0] if frame.prefix else None
@@ -106,9 +113,8 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
             yield _RawFrame(bytes(buffer), starts)
             buffer, starts = bytearray(), []
         group = source.group
-        if source.prefix and source.size <= MAX_FRAME:
-            digest, read = source.prefix
-            near = read()
+        if source.prefix and source.size <= MAX_FRAME and (near := source.prefix[1]()) is not None:
+            digest = source.prefix[0]
             if digest_of(near) != digest:
                 # The frame could never be read again.
                 raise NotSettledError(f"what {source.name} is packed against changed: try again")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from aotcache.core.pack import digest_of
+from aotcache.core.pack import MAX_BLOB, digest_of
 from aotcache.core.relocation import make_free
 from aotcache.errors import NotSettledError, RelocationError
 from aotcache.local.journal import Described, read_memo, write_memo
@@ -32,13 +32,17 @@ def describe(
     memo = read_memo(state)
     described: dict[str, Described] = {}
     changed = []
+    left_out: list[LeftOut] = []
     for file in files:
+        if file.size > MAX_BLOB:
+            reason = f"{file.size} bytes: of one file at most {MAX_BLOB} bytes are stored"
+            left_out.append(LeftOut(file.path, reason))
+            continue
         known = memo.get(file.path)
         if known is not None and known.stat == (file.size, file.mtime_ns, file.inode):
             described[file.path] = known
         else:
             changed.append(file)
-    left_out: list[LeftOut] = []
 
     def read(file: ScannedFile) -> Described | RelocationError:
         try:

@@ -112,6 +112,33 @@ def test_a_blob_with_a_prefix_has_a_frame_of_its_own() -> None:
     assert read_back([pack], {digest_of(base): base}) == {one.digest: one.read() for one in sources}
 
 
+def test_a_prefix_that_cannot_be_read_is_done_without() -> None:
+    near = Source(
+        digest_of(b"near"), 4, ("shared",), "a file", lambda: b"near", ("0", lambda: None)
+    )
+    (pack,) = build_packs([source(b"before"), near], PUBLISH_ID)
+    assert all(frame.prefix is None for frame in pack.place.frames)
+    assert read_back([pack], {})[near.digest] == b"near"
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(1, 30_000), max_size=12))
+def test_a_pack_is_closed_before_it_is_too_large(sizes: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(pack_module, "FRAME_RAW", 2_000)
+        small.setattr(pack_module, "PACK_STORED", 10_000)
+        small.setattr(pack_module, "PACK_LIMIT", 32_000)  # the largest blob, and a frame
+        sources = [source(noise(n, size)) for n, size in enumerate(sizes)]
+        packs = list(build_packs(sources, PUBLISH_ID))
+    # zstd's own bytes: some for each frame.
+    assert all(len(pack.data) <= 32_000 + 20 * len(pack.place.frames) for pack in packs)
+    assert read_back(packs, {}) == {one.digest: one.read() for one in sources}
+
+
+def test_the_largest_blob_behind_a_frame_of_others_is_within_the_limit() -> None:
+    assert pack_module.FRAME_RAW + pack_module.MAX_BLOB < pack_module.PACK_LIMIT < 128 << 20
+
+
 def test_a_blob_that_is_too_large_for_one_frame_needs_no_prefix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

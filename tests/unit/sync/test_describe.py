@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.core.pack import digest_of
+from aotcache.core.pack import MAX_BLOB, digest_of
 from aotcache.errors import NotSettledError
 from aotcache.probe.trees import FoundTree, scan_tree
 from aotcache.protocol.manifest import BY_DIRECTORY
@@ -107,3 +107,14 @@ def test_a_file_that_went_away(tree: FoundTree) -> None:
     os.unlink(os.path.join(tree.path, files[0].path))
     with pytest.raises(NotSettledError, match=files[0].path):
         describe(tree, files)
+
+
+def test_a_file_that_is_too_large_is_left_out(tree: FoundTree) -> None:
+    file = add(tree.path, "inductor_cache/ab/cbig.main.so", b"")
+    os.truncate(file, MAX_BLOB + 1)
+    described, (left,) = describe(tree, scan_tree(tree.layout, tree.path).files)
+    assert left.path == "inductor_cache/ab/cbig.main.so"
+    assert str(MAX_BLOB) in left.reason
+    assert str(MAX_BLOB + 1) in left.reason
+    assert left.path not in described
+    assert "inductor_cache/ab/cabcdef.py" in described
