@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from posixpath import basename
 
 from aotcache.core.places import Places
-from aotcache.errors import FormatError, ObjectMissingError, TrustError
+from aotcache.errors import FormatError, ObjectMissingError, PackError, TrustError
 from aotcache.protocol.manifest import MAX_FRAME, FileEntry
 from aotcache.sync.fetch import Fetcher
 from aotcache.sync.site import Site
@@ -23,9 +23,10 @@ class Neighbours:
     def __init__(
         self, site: Site, namespace: str, manifests: Sequence[str], places: Places
     ) -> None:
+        self._places = places
         self._fetcher = Fetcher(site.store, namespace, places, lambda _stored: None)
         self._models: dict[str, str] = {}
-        self._read: dict[str, bytes] = {}
+        self._read: dict[str, bytes | None] = {}
         for key in manifests:
             try:
                 manifest = site.manifest(key)
@@ -47,15 +48,22 @@ class Neighbours:
         """A serialized forward: two of them are nearly equal, and of a size to be a prefix."""
         return basename(entry.path) == "model" and _WORTH <= entry.size <= MAX_FRAME
 
-    def prefix_for(self, entry: FileEntry) -> tuple[str, Callable[[], bytes]] | None:
-        """A stored blob that this one is nearly equal to: the neighbour's of the same rank, or of
-        any rank."""
-        digest = self._models.get(entry.path) or next(iter(self._models.values()), None)
-        if digest is None:
-            return None
-        return digest, lambda: self._prefix(digest)
+    def base_of(self, entry: FileEntry) -> str | None:
+        """Digest of a stored blob that this model is nearly equal to: the neighbour's of the same
+        rank, or of any rank."""
+        known = [self._models.get(entry.path), *self._models.values()]
+        return next((digest for digest in known if digest in self._places.by_digest), None)
 
-    def _prefix(self, digest: str) -> bytes:
+    def prefix_for(self, entry: FileEntry) -> tuple[str, Callable[[], bytes | None]] | None:
+        """The base and a reader of its bytes, which gives None where they cannot be read."""
+        digest = self.base_of(entry)
+        return None if digest is None else (digest, lambda: self._prefix(digest))
+
+    def _prefix(self, digest: str) -> bytes | None:
         if digest not in self._read:  # most ranks share one, and one is held at a time
-            self._read = {digest: self._fetcher.read(digest)}
+            try:
+                self._read = {digest: self._fetcher.read(digest)}
+            except (ObjectMissingError, PackError) as error:
+                logger.warning("a neighbour's model is left aside: %s", error)
+                self._read = {digest: None}
         return self._read[digest]

@@ -8,49 +8,46 @@ it put is committed as it is.
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from aotcache.core.places import Places
+from aotcache.core.trust import SIGNED
 from aotcache.errors import (
+    AotcacheError,
+    CondemnedError,
     GenerationTakenError,
-    ObjectExistsError,
     ObjectMissingError,
-    RemoteError,
     SessionExpiredError,
+    UsageError,
 )
-from aotcache.local.journal import (
-    Described,
-    Journal,
-    drop_journal,
-    read_journal,
-)
-from aotcache.local.state import TreeState, write_whole
+from aotcache.local.journal import Journal, drop_journal, read_journal
+from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile, TreeScan
-from aotcache.protocol.manifest import (
-    EXECUTABLE,
-    PLAIN,
-    FileEntry,
-    Manifest,
-    Statement,
-    encode_manifest,
-    encode_statement,
-)
+from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
-from aotcache.protocol.v1.publish import Commit, OpenSession, PartState
+from aotcache.protocol.v1.publish import OpenSession, PartState
+from aotcache.sync.announce import put_manifest, statement_of
 from aotcache.sync.describe import describe
 from aotcache.sync.identity import Identity
 from aotcache.sync.neighbours import Neighbours
+from aotcache.sync.plan import PartPlan, plan_part
+from aotcache.sync.session import PublishSession
 from aotcache.sync.site import Site
 from aotcache.sync.upload import Uploader
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 8
+# What is tried again, how many times in all, and what is said then.
+_TRIES: dict[type[AotcacheError], tuple[int, str]] = {
+    GenerationTakenError: (8, "others were faster each time: run the publish again for the rest"),
+    SessionExpiredError: (3, "the session was over each time: it is short for this upload"),
+    CondemnedError: (3, "the service refuses packs that were put just now"),
+    ObjectMissingError: (2, "is this node's --storage-url the service's own storage?"),
+}
 PUBLISHED = "published"
 ALREADY_STORED = "already stored"
 
@@ -86,15 +83,26 @@ def publish(
     scan: TreeScan,
     identity: Identity,
     folders: Sequence[str],
+    complete: Sequence[str] = (),
 ) -> Published:
     """Publish the parts of a tree that lie in `folders` (`shared`, `rank_0_0`), which are complete.
 
+    complete: all directories that are. Those of them that this node has never published or pulled
+    under the tree's platform are published too: a tree that grows its first C++ is from then on for
+    one CPU, and a node looks for all of it under one platform.
+
     First good wins: a file that the newest generation names already stays what it is. Raises
-    NotSettledError when a file changes meanwhile, TrustError when the newest generation is not one
-    this node would accept, and every error of storage and service; then nothing is named.
+    UsageError where parts have to be signed and there is no key, NotSettledError when a file
+    changes meanwhile, TrustError when the newest generation is not one this node would accept, and
+    every error of storage and service; then nothing is named.
     """
+    if site.policy.mode == SIGNED and site.signer is None:
+        raise UsageError(
+            f"{tree.path} is not published: this node trusts only signed parts and has no key to "
+            "sign its own. Make one with `aotcache key generate`, or say AOTCACHE_TRUST=unsigned"
+        )
     with TreeState(tree.path).locked():
-        return _Publish(site, namespace, tree, scan, identity, folders).run()
+        return _Publish(site, namespace, tree, scan, identity, folders, complete).run()
 
 
 class _Publish:
@@ -106,6 +114,7 @@ class _Publish:
         scan: TreeScan,
         identity: Identity,
         folders: Sequence[str],
+        complete: Sequence[str],
     ) -> None:
         self.begin = time.monotonic()
         self.site = site
@@ -118,23 +127,26 @@ class _Publish:
             platform=identity.platform.id,
         )
         self.state = TreeState(tree.path)
-        files = [file for file in scan.files if file.part_dir in folders]
+        # The platform too: a tree that grows its first C++ is from then on for one CPU.
+        self.target = target_of(site.store.url, namespace, self.key.platform)
+        known = self.state.remembered(self.target)
+        moved = {name for name in complete if identity.parts[name] not in known}
+        files = [file for file in scan.files if file.part_dir in moved.union(folders)]
         self.described, refused = describe(tree, files)
-        self.left_out = (*scan.left_out, *refused)
+        self.left_out = dict.fromkeys([*scan.left_out, *refused])
         self.files: dict[str, list[ScannedFile]] = defaultdict(list)
         for file in files:
             if file.path in self.described:
                 self.files[identity.parts[file.part_dir]].append(file)
         self.done: dict[str, PublishedPart] = {}
-        # The platform too: a tree that grows its first C++ is from then on for one CPU.
-        target = f"{site.store.url} {namespace} {self.key.platform}"
-        journal = read_journal(self.state, target)
+        self.failures: Counter[type[AotcacheError]] = Counter()
+        journal = read_journal(self.state, self.target)
         if journal is not None and not self._is_stored(journal):
             logger.info("%s: packs of the interrupted publish are gone: starting over", self.key)
             journal = None
-        new = Journal(target=target, publish_id=new_publish_id())
-        self._take(journal or new, resumed=journal is not None)
         self.uploaded = 0
+        new = Journal(target=self.target, publish_id=new_publish_id())
+        self._take(journal or new, resumed=journal is not None)
 
     def _is_stored(self, journal: Journal) -> bool:
         """Whether the packs of an interrupted publish are all there still. If not, it cannot go on
@@ -147,52 +159,65 @@ class _Publish:
 
     def _take(self, journal: Journal, *, resumed: bool) -> None:
         self.journal = journal
-        self.uploader = Uploader(self.site, self.key.namespace, self.tree, journal, resumed=resumed)
+        asked = OpenSession(
+            publish_id=journal.publish_id,
+            layout=self.key.layout,
+            hash=self.key.hash,
+            namespace=self.key.namespace,
+            platform=self.identity.platform,
+            parts=tuple(sorted(self.files)),
+            recipe=self.identity.recipe,
+        )
+        self.session = PublishSession(self.site, asked)
+        self.uploader = Uploader(
+            self.site,
+            self.key.namespace,
+            self.tree,
+            self.described,
+            journal,
+            self.session.renew,
+            resumed=resumed,
+        )
 
     def run(self) -> Published:
-        for _ in range(_ATTEMPTS):
+        while True:
             try:
                 if self._attempt():
                     break
-            except SessionExpiredError:
-                # The packs of the old session may be collected at any time: start over.
-                self.uploaded += self.uploader.uploaded
-                target = self.journal.target
-                self._take(Journal(target=target, publish_id=new_publish_id()), resumed=False)
-            except GenerationTakenError as error:
-                logger.info("%s: %s; trying the next generation", self.key, error)
-        else:
-            raise RemoteError(
-                f"{self.key}: {_ATTEMPTS} times another publisher was faster; what it published is "
-                "stored. Run the publish again for what is left"
-            )
+                self._failed(GenerationTakenError("what another publisher put was there first"))
+            except tuple(_TRIES) as error:
+                self._failed(error)
         drop_journal(self.state)
         return Published(
             tree=self.key,
             path=self.tree.path,
             parts=tuple(self.done[part] for part in sorted(self.done)),
-            left_out=self.left_out,
+            left_out=tuple(self.left_out),
             raw_bytes=sum(item.size for item in self.described.values()),
             uploaded_bytes=self.uploaded + self.uploader.uploaded,
             seconds=time.monotonic() - self.begin,
         )
 
+    def _failed(self, error: AotcacheError) -> None:
+        """Get ready for another try, or raise the error when there were enough of its kind."""
+        kind = type(error)
+        self.failures[kind] += 1
+        tries, why = _TRIES[kind]
+        if self.failures[kind] >= tries:
+            raise kind(f"{self.key} was tried {tries} times: {why} ({error})") from error
+        logger.info("%s: %s; trying again", self.key, error)
+        if isinstance(error, (SessionExpiredError, CondemnedError)):
+            # The packs of this publish id are gone, or may be at any time: start over.
+            self.uploaded += self.uploader.uploaded
+            new = Journal(target=self.target, publish_id=new_publish_id())
+            self._take(new, resumed=False)
+
     def _attempt(self) -> bool:
         """One try at the generation after the newest. False: look again, somebody else's (or our
-        own interrupted) manifest was found and committed first."""
+        own interrupted) manifest was found and committed first, or cleared out of the way."""
         if not self.files:
             return True
-        session = self.site.index.open_session(
-            OpenSession(
-                publish_id=self.journal.publish_id,
-                layout=self.key.layout,
-                hash=self.key.hash,
-                namespace=self.key.namespace,
-                platform=self.identity.platform,
-                parts=tuple(sorted(self.files)),
-                recipe=self.identity.recipe,
-            )
-        )
+        session = self.session.open()
         newest = {
             state.part: manifest_key(self.key, state.part, state.generation)
             for state in session.parts
@@ -209,30 +234,41 @@ class _Publish:
         places = Places()
         for manifest in previous.values():
             places.add_manifest(manifest)
-        neighbours = Neighbours(self.site, self.key.namespace, session.neighbours, places)
         self.uploader.known(places)
+        neighbours = Neighbours(self.site, self.key.namespace, session.neighbours, places)
         self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)
-        try:
-            with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
-                list(pool.map(lambda plan: self._put_manifest(plan, places), plans))
-            # Also what was taken: its publisher may have died before its commit.
-            keys = tuple(plan.manifest_key for plan in plans)
-            self.site.index.commit(session.publish_id, Commit(manifests=keys))
-        except ObjectMissingError as error:
-            # Deleted at this moment: the next look says which generation comes next.
-            logger.info("%s: %s; looking again", self.key, error)
-            return False
+        self.session.renew()
+
+        def put(plan: PartPlan) -> None:
+            said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
+            put_manifest(self.site, self.session, plan, said, places)
+
+        with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
+            list(pool.map(put, plans))
+        # Also what was taken: its publisher may have died before its commit.
+        refused = self.session.commit([plan.manifest_key for plan in plans])
+        self._note_committed([plan for plan in plans if plan.manifest_key not in refused])
+        for key, error in refused.items():
+            self.session.remove(key, error)
+        for plan in plans:
+            if plan.manifest_key in refused and self._is_own(plan):
+                raise refused[plan.manifest_key]
+        return not refused and all(plan.taken is None for plan in plans)
+
+    def _is_own(self, plan: PartPlan) -> bool:
+        return plan.taken is None or plan.taken.publish_id == self.journal.publish_id
+
+    def _note_committed(self, plans: Sequence[PartPlan]) -> None:
         for plan in plans:
             if plan.taken is None:
-                write_whole(self.state.manifest(plan.state.part), plan.data)
+                self.state.remember(self.target, plan.state.part, plan.data)
                 files = plan.files
-            elif plan.taken.publish_id == self.journal.publish_id:
+            elif self._is_own(plan):
                 files = plan.taken.files
             else:
                 continue
             new = len(files) - plan.old
             self._note(plan.state.part, plan.state.next_generation, files, new, PUBLISHED)
-        return all(plan.taken is None for plan in plans)
 
     def _note(
         self, part: str, generation: int, entries: Sequence[FileEntry], new: int, status: str
@@ -241,80 +277,15 @@ class _Publish:
             part=part, generation=generation, files=len(entries), new_files=new, status=status
         )
 
-    def _plan(self, state: PartState, previous: Manifest | None) -> _PartPlan | None:
-        """The next generation of a part: all that the newest has, and the paths it lacks."""
-        old = previous.statement.files if previous else ()
-        stored = {entry.path for entry in old}
-        new = [
-            _entry(file, self.described[file.path])
-            for file in self.files[state.part]
-            if file.path not in stored
-        ]
-        if previous and not new:
-            if state.part not in self.done:
-                self._note(state.part, state.generation, old, 0, ALREADY_STORED)
-            # So that a watcher need not ask again.
-            data = encode_manifest(
-                previous.statement_bytes, previous.locations, previous.signatures
-            )
-            write_whole(self.state.manifest(state.part), data)
-            return None
-        return _PartPlan(
-            state=state,
-            manifest_key=manifest_key(self.key, state.part, state.next_generation),
-            files=tuple(sorted([*old, *new], key=lambda entry: entry.path)),
-            old=len(old),
-        )
-
-    def _put_manifest(self, plan: _PartPlan, places: Places) -> None:
-        """Put a plan's manifest; where there is one of its name, accept that one instead."""
-        statement = self._statement(plan)
-        statement_bytes = encode_statement(statement)
-        signer = self.site.signer
-        signatures = (signer.sign(statement_bytes),) if signer else ()
-        sizes = {entry.digest: entry.size for entry in statement.files}
-        locations = places.locations(statement.digests(), sizes)
-        plan.data = encode_manifest(statement_bytes, locations, signatures)
-        try:
-            self.site.store.put(plan.manifest_key, plan.data)
-        except ObjectExistsError:
-            # Another publisher's, or our own from before an interruption.
-            plan.taken = self.site.manifest(plan.manifest_key).statement
-
-    def _statement(self, plan: _PartPlan) -> Statement:
-        identity = self.identity
-        return Statement(
-            namespace=self.key.namespace,
-            layout=self.key.layout,
-            hash=self.key.hash,
-            platform=identity.platform,
-            part=plan.state.part,
-            generation=plan.state.next_generation,
-            publish_id=self.journal.publish_id,
-            created=int(time.time()),
-            publisher=socket.gethostname()[:255],
-            recipe=identity.recipe,
-            expected_parts=identity.expected_parts,
-            compile_seconds=identity.compile_seconds,
-            hash_factors=identity.hash_factors,
-            notes=identity.notes,
-            files=plan.files,
-        )
-
-
-@dataclass(slots=True, kw_only=True)
-class _PartPlan:
-    """files: all of the next generation; old: how many of them the newest has. data: the manifest
-    that was put; taken: what the one says that was there already."""
-
-    state: PartState
-    manifest_key: str
-    files: tuple[FileEntry, ...]
-    old: int
-    data: bytes = b""
-    taken: Statement | None = None
-
-
-def _entry(file: ScannedFile, described: Described) -> FileEntry:
-    mode = EXECUTABLE if file.executable else PLAIN
-    return FileEntry(file.path, described.size, mode, described.digest, described.relocate)
+    def _plan(self, state: PartState, previous: Manifest | None) -> PartPlan | None:
+        """None: the part is stored already, as it is here."""
+        plan = plan_part(self.key, state, previous, self.files[state.part], self.described)
+        self.left_out |= dict.fromkeys(plan.left_out)
+        if plan.new or previous is None:
+            return plan
+        if state.part not in self.done:
+            self._note(state.part, state.generation, plan.files, 0, ALREADY_STORED)
+        # So that a watcher need not ask again.
+        data = encode_manifest(previous.statement_bytes, previous.locations, previous.signatures)
+        self.state.remember(self.target, state.part, data)
+        return None

@@ -8,29 +8,44 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aotcache.core.pack import BuiltPack, Source, build_packs
 from aotcache.core.places import Place, Places
-from aotcache.errors import ManifestError, ObjectExistsError, ObjectMissingError
-from aotcache.local.journal import Journal, PutPack, write_journal
+from aotcache.errors import ManifestError, ObjectExistsError, ObjectMissingError, StorageError
+from aotcache.local.journal import Described, Journal, PutPack, write_journal
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.manifest import FileEntry
 from aotcache.protocol.names import pack_key
 from aotcache.sync.describe import read_free
 from aotcache.sync.neighbours import Neighbours
+from aotcache.sync.referred import Referred
 from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)
 
 
 class Uploader:
-    """Puts the packs of one publish and notes them in its journal. `uploaded`: bytes so far."""
+    """Puts the packs of one publish and notes them in its journal. `uploaded`: bytes so far.
+
+    described: what this disk holds, by path. between: called after each pack.
+    """
 
     def __init__(
-        self, site: Site, namespace: str, tree: FoundTree, journal: Journal, *, resumed: bool
+        self,
+        site: Site,
+        namespace: str,
+        tree: FoundTree,
+        described: Mapping[str, Described],
+        journal: Journal,
+        between: Callable[[], None],
+        *,
+        resumed: bool,
     ) -> None:
         self._site = site
         self._namespace = namespace
         self._tree = tree
+        self._described = described
+        self._between = between
         self._journal = journal
+        self._referred = Referred(site, namespace, [put.place.name for put in journal.packs])
         self._resumed = resumed
         self.uploaded = 0
 
@@ -42,14 +57,23 @@ class Uploader:
     def run(
         self, parts: Mapping[str, Iterable[FileEntry]], places: Places, neighbours: Neighbours
     ) -> None:
-        """Store every blob of these parts' files that has no place yet, and add its place."""
+        """Store every blob of these parts' files that has no place yet, or only one that is lost,
+        and add its place. Raises StorageError when what is lost is not on this disk."""
+        entries = [(part, entry) for part, files in parts.items() for entry in files]
+        bases = {neighbours.base_of(entry) for _, entry in entries if neighbours.is_model(entry)}
+        digests = {entry.digest for _, entry in entries}
+        self._referred.drop_lost(places, digests.union(base for base in bases if base))
+        where = {entry.digest: entry for _, entry in reversed(entries) if self._is_here(entry)}
         needed: dict[str, set[str]] = defaultdict(set)
-        where: dict[str, FileEntry] = {}
-        for part, entries in parts.items():
-            for entry in entries:
-                where.setdefault(entry.digest, entry)
-                if entry.size and entry.digest not in places.by_digest:
-                    needed[entry.digest].add(part)
+        for part, entry in entries:
+            if entry.size and entry.digest not in places.by_digest:
+                if entry.digest not in where:
+                    raise StorageError(
+                        f"the pack of {entry.path}, {part} of {self._tree.hash} is lost, and this "
+                        "node has no such file: nothing was published. Delete the tree with "
+                        "`aotcache rm` and publish it again"
+                    )
+                needed[entry.digest].add(part)
         if not needed:
             return
         sources = self._sources(needed, where, places, neighbours)
@@ -63,9 +87,15 @@ class Uploader:
             put = PutPack(pack.place, pack.blobs)
             self._journal.packs.append(put)
             write_journal(TreeState(self._tree.path), self._journal)
+            self._referred.know(pack.place.name)
             _add(places, put)
             done += sum(size for _, size in pack.blobs.values())
             self._site.progress.moved(done, total)
+            self._between()
+
+    def _is_here(self, entry: FileEntry) -> bool:
+        here = self._described.get(entry.path)
+        return here is not None and here.digest == entry.digest
 
     def _put(self, pack: BuiltPack) -> None:
         key = pack_key(self._namespace, pack.place.name)
@@ -117,7 +147,7 @@ class Uploader:
         base: FileEntry | None,
         places: Places,
         neighbours: Neighbours,
-    ) -> tuple[str, Callable[[], bytes]] | None:
+    ) -> tuple[str, Callable[[], bytes | None]] | None:
         if base is None or not neighbours.is_model(entry):
             return None
         stored = neighbours.prefix_for(entry)

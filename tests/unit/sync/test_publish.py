@@ -16,8 +16,10 @@ from aotcache.errors import (
     NotSettledError,
     StorageUnavailableError,
     TrustError,
+    UsageError,
 )
-from aotcache.local.state import TreeState
+from aotcache.local.records import read_records
+from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, scan_tree
 from aotcache.protocol.manifest import Manifest, decode_manifest
 from aotcache.protocol.names import manifest_key
@@ -350,8 +352,9 @@ def test_what_was_published_is_remembered_here(here: Here, tmp_path: Path) -> No
     one, two = small_tree(tmp_path / "one"), small_tree(tmp_path / "two")
     site = here.site()
     for tree in (one, two):  # the second finds everything stored
-        publish_tree(site, tree)
-        known = TreeState(tree.path).manifests()
+        result = publish_tree(site, tree)
+        target = target_of(site.store.url, "default", result.tree.platform)
+        known = TreeState(tree.path).remembered(target)
         assert set(known) == {"shared", "rank_0_0-d0"}
         paths = {e.path for data in known.values() for e in decode_manifest(data).statement.files}
         assert paths == set(contents(tree.path))
@@ -393,3 +396,36 @@ def test_a_record_for_another_device_is_another_part(here: Here, tmp_path: Path)
         "shared": (1, 0, ALREADY_STORED),
         "rank_0_0-d3": (1, 1, PUBLISHED),
     }
+
+
+def test_who_trusts_only_signed_parts_publishes_none_without_a_key(
+    here: Here, tmp_path: Path
+) -> None:
+    policy = make_policy("signed", parse_trusted_keys(generate_key().public_line(), "test"))
+    with pytest.raises(UsageError, match="aotcache key generate"):
+        publish_tree(here.site(policy), small_tree(tmp_path / "node"))
+    assert list(here.store.list("default/")) == []
+
+
+def test_a_tree_that_grows_its_first_cpp_moves_to_its_cpu_as_a_whole(
+    here: Here, tmp_path: Path
+) -> None:
+    site = here.site()
+    tree = small_tree(tmp_path / "node", ranks=(0, 1))
+    assert publish_tree(site, tree).tree.platform == ANY.id
+    add(tree.path, "inductor_cache/gh/cgh.main.so", b"C++", 0o755)
+    complete = ["rank_0_0", "rank_1_0", "shared"]
+
+    def grown() -> Published:
+        scan = scan_tree(tree.layout, tree.path)
+        identity = identify(tree, scan, read_records(tree.path))
+        return publish(site, "default", tree, scan, identity, ["shared"], complete=complete)
+
+    moved = grown()
+    assert moved.tree.platform == H100.id
+    assert {p.part: p.status for p in moved.parts} == dict.fromkeys(
+        ("rank_0_0-d0", "rank_1_0-d1", "shared"), PUBLISHED
+    )
+    # Later growth is that of its own part.
+    add(tree.path, "inductor_cache/gh/cij.main.so", b"more C++", 0o755)
+    assert _summary(grown()) == {"shared": (2, 1, PUBLISHED)}
