@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 
 import msgspec
@@ -221,3 +223,40 @@ def test_nobody_else_imports_urllib3() -> None:
     script = "import sys, aotcache.storage, aotcache.protocol.v1.lookup\n"
     script += "assert 'urllib3' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_an_upload_may_take_longer_than_a_connection() -> None:
+    """A server that is busy reads on after a while: longer than connecting may take."""
+    data = bytes(16 << 20)
+    answered = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+    got: list[int] = []
+
+    def read_late(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            time.sleep(0.6)
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(1 << 20)
+            size = len(received.partition(b"\r\n\r\n")[2])
+            while size < len(data):
+                size += len(connection.recv(1 << 20))
+            got.append(size)
+            connection.sendall(answered)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = threading.Thread(target=read_late, args=(listener,))
+        reader.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = HttpClient(url, connect_seconds=0.2, read_seconds=20, retries=0)
+        assert client.request_bytes("PUT", "/v1/objects/x", data).status == 204
+        reader.join()
+    assert got == [len(data)]
+
+
+def test_a_post_that_may_arrive_twice_is_sent_again() -> None:
+    replies = iter([None, Reply(body=b'{"code":"x","message":"y"}')])
+    with serving(lambda _request: next(replies)) as server:
+        client = HttpClient(server.url)
+        client.request_json("POST", "/v1/lookup", {}, Problem, repeat=True)
+    assert [request.body for request in server.requests] == [b"{}", b"{}"]
