@@ -5,15 +5,22 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import socket
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import uvicorn
+from alembic.util import CommandError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
+from aotcache.errors import StorageUnavailableError
 from aotcache.storage import open_store
 
 from .http.app import create_app
@@ -78,8 +85,13 @@ def serve(data_dir: Path, storage_url: str, database_url: str, host: str, port: 
         host=host,
         port=port,
     )
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    app = create_app(settings)
+    with _unusable_data(settings):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        app = create_app(settings)
+        context = app.state.context
+        _require_writable(context.database.sqlite_file, settings.storage_directory)
+        # Here and not in uvicorn, whose answer to a failed start is a traceback and status 3.
+        context.database.migrate()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
@@ -90,7 +102,6 @@ def serve(data_dir: Path, storage_url: str, database_url: str, host: str, port: 
         # for the acknowledgement of its headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = f"[{host}]" if family == socket.AF_INET6 else host
-        context = app.state.context
         line = (
             f"aotcache service listening on http://{shown}:{listener.getsockname()[1]} "
             f"(index: {context.database.url}, objects: {context.store.url})"
@@ -110,10 +121,11 @@ def reindex(data_dir: Path, storage_url: str, database_url: str, as_json: bool) 
         data_dir=data_dir, storage_url=storage_url, database_url=database_url
     )
     logging.basicConfig(format="%(levelname)s %(message)s")
-    database = Database(settings.database_url)
-    store = open_store(settings.storage_url)
-    try:
+    with _unusable_data(settings):
+        database = Database(settings.database_url)
         database.migrate()
+        store = open_store(settings.storage_url)
+    try:
         done = run_reindex(database, store)
     finally:
         store.close()
@@ -135,6 +147,35 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             click.echo(self._line, err=True)
+
+
+@contextmanager
+def _unusable_data(settings: ServiceSettings) -> Iterator[None]:
+    """Why the service's data cannot be used: one line, and status 1 (3 is a miss in this CLI)."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, CommandError) as error:
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        # Shown without its password.
+        url = make_url(settings.database_url).render_as_string()
+        raise click.ClickException(
+            f"the index's database {url} cannot be used: {reason}"
+        ) from error
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot write {error.filename or settings.data_dir}: {error.strerror or error}"
+        ) from error
+    except StorageUnavailableError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _require_writable(sqlite_file: Path | None, objects: Path | None) -> None:
+    """None: not on this machine's disk. Says at the start what the first publish would run into."""
+    for path in (sqlite_file and sqlite_file.parent, sqlite_file, objects):
+        if path is not None and os.path.exists(path) and not os.access(path, os.W_OK):
+            raise click.ClickException(
+                f"cannot write {path}: let the service's user write it, or name another --data-dir"
+            )
 
 
 def _is_loopback(host: str) -> bool:

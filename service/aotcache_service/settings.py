@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
@@ -30,3 +31,9 @@ class ServiceSettings:
         self.data_dir = self.data_dir.absolute()
         self.storage_url = self.storage_url or (self.data_dir / "objects").as_uri()
         self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'index.sqlite3'}"
+
+    @property
+    def storage_directory(self) -> Path | None:
+        """Where objects lie as files; None for any other storage."""
+        parts = urlsplit(self.storage_url)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else None

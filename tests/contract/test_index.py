@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ from aotcache.storage import ObjectInfo, ObjectStore, open_store
 from aotcache_service.index import lookup as lookups
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees, tree_details
-from aotcache_service.index.models import Base, SessionPackRow
+from aotcache_service.index.models import Base, OutcomeRow, SessionPackRow
 from aotcache_service.index.usage import UsageCounter
 from aotcache_service.index.write import condemn_unknown_pack, count_outcome
 from aotcache_service.ops.delete import delete_trees
@@ -102,17 +103,22 @@ def store(tmp_path: Path) -> Iterator[ObjectStore]:
 
 
 def begin(
-    database: Database, publish_id: str | None = None, *, now: int = NOW, **about: object
+    database: Database,
+    store: ObjectStore,
+    publish_id: str | None = None,
+    *,
+    now: int = NOW,
+    **about: object,
 ) -> Session:
     asked: dict[str, object] = {"layout": VLLM_AOT, "hash": HASH, "platform": PLATFORM, **about}
     asked.setdefault("parts", ("shared",))
     body = OpenSession(publish_id=publish_id or new_publish_id(), **asked)  # type: ignore[arg-type]
-    return open_session(database, body, now=now, lifetime=3600)
+    return open_session(database, store, body, now=now, lifetime=3600)
 
 
 def finish(database: Database, store: ObjectStore, *keys: str) -> None:
     tree = parse_manifest_key(keys[0]).tree
-    session = begin(database, namespace=tree.namespace)
+    session = begin(database, store, namespace=tree.namespace)
     commit(database, store, session.publish_id, Commit(manifests=keys), now=NOW)
 
 
@@ -189,17 +195,32 @@ def test_miss_says_why(database: Database, store: ObjectStore) -> None:
     assert miss(database, namespace="other").reason == "unknown_hash"
 
 
-def test_tree_for_this_cpu_comes_before_the_one_for_any(
+def test_of_trees_for_this_cpu_and_for_any_the_fuller_is_found(
     database: Database, store: ObjectStore
 ) -> None:
     mine = replace(PLATFORM, cpu="avx512")
-    publish(database, store)
+    other = "rank_1_0-d1"
+
+    def by_recipe() -> str:
+        with database.read() as db:
+            found = lookups.lookup_recipe(db, RecipeLookup(recipe=RECIPE, platform=mine))
+        assert isinstance(found, lookups.RecipeFound)
+        (tree,) = found.hit.trees
+        return tree.platform
+
+    publish(database, store, recipe=RECIPE)
     publish(database, store, part=RANK)
-    assert hit(database, platform=mine).platform == PLATFORM.id
-    publish(database, store, platform=mine)
-    assert hit(database, platform=mine).platform == mine.id
+    assert hit(database, platform=mine).platform == by_recipe() == PLATFORM.id
+    publish(database, store, platform=mine, recipe=RECIPE)
     # It lacks the rank, the tree for any CPU has it.
+    assert hit(database, platform=mine).platform == by_recipe() == PLATFORM.id
     assert hit(database, platform=mine, parts=(RANK,)).platform == PLATFORM.id
+    lacking = miss(database, platform=mine, parts=("shared", RANK, other))
+    assert (lacking.missing, lacking.available) == ((other,), (RANK, "shared"))
+    # Both have what is asked for: the closer one.
+    assert hit(database, platform=mine, parts=("shared",)).platform == mine.id
+    publish(database, store, platform=mine, part=RANK)
+    assert hit(database, platform=mine).platform == by_recipe() == mine.id
     assert hit(database, platform=replace(mine, cpu="sse")).platform == PLATFORM.id
 
 
@@ -231,7 +252,7 @@ def test_growth_serves_the_newest_generation(database: Database, store: ObjectSt
     assert (part.generation, part.raw_bytes) == (2, 5)
     (tree,) = page(database).trees
     assert (tree.created, tree.raw_bytes) == (2_000, 5)
-    assert begin(database).parts == (
+    assert begin(database, store).parts == (
         PartState(part="shared", generation=2, next_generation=3, manifest=part.manifest),
     )
 
@@ -270,6 +291,26 @@ def test_commit_refuses_a_torn_and_a_condemned_pack(database: Database, store: O
         finish(database, store, put_part(store, b"going", part=RANK, pack=going))
 
 
+def test_commit_refuses_a_known_pack_that_storage_lost(
+    database: Database, store: ObjectStore
+) -> None:
+    pack = make_pack(b"12345678", new_publish_id())
+    place = pack_key("default", pack.name)
+    store.put(place, b"12345678")
+    finish(database, store, put_part(store, b"12345678", pack=pack))
+    rank = put_part(store, b"12345678", part=RANK, pack=pack)
+    store.delete(place)
+    for why in ("missing", "torn"):
+        with pytest.raises(CondemnedError, match=f"{RANK}: pack {pack.name[:12]} is {why}"):
+            finish(database, store, rank)
+        if why == "missing":
+            store.put(place, b"1234")
+    store.delete(place)
+    store.put(place, b"12345678")
+    finish(database, store, rank)
+    assert len(hit(database).parts) == 2
+
+
 def test_commit_refuses_a_manifest_that_is_missing_damaged_or_elsewhere(
     database: Database, store: ObjectStore
 ) -> None:
@@ -289,7 +330,7 @@ def test_commit_is_idempotent_even_without_its_session(
     database: Database, store: ObjectStore
 ) -> None:
     key = put_part(store)
-    session = begin(database)
+    session = begin(database, store)
     body = Commit(manifests=(key,))
     for late in (0, 10, 10_000):
         done = commit(database, store, session.publish_id, body, now=NOW + late)
@@ -308,7 +349,7 @@ def test_commit_takes_only_the_next_generation(database: Database, store: Object
 
 def test_of_two_sessions_that_race_one_wins(database: Database, store: ObjectStore) -> None:
     """Both were told generation 1. Storage lets one put it; only that one can be committed."""
-    sessions = [begin(database), begin(database)]
+    sessions = [begin(database, store), begin(database, store)]
     barrier = threading.Barrier(2)
 
     def race(session: Session) -> str:
@@ -325,13 +366,13 @@ def test_of_two_sessions_that_race_one_wins(database: Database, store: ObjectSto
     assert sorted(map(bool, results)) == [False, True]
     assert hit(database).parts[0].manifest in results
     loser = sessions[results.index("")]
-    (state,) = begin(database, loser.publish_id).parts
+    (state,) = begin(database, store, loser.publish_id).parts
     assert state.next_generation == 2
 
 
 def test_the_same_commit_from_many_adds_one_row(database: Database, store: ObjectStore) -> None:
     key = put_part(store)
-    sessions = [begin(database) for _ in range(6)]
+    sessions = [begin(database, store) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         done = pool.map(
             lambda one: (
@@ -346,16 +387,16 @@ def test_the_same_commit_from_many_adds_one_row(database: Database, store: Objec
 def test_session_expires_and_is_resumed(database: Database, store: ObjectStore) -> None:
     key = put_part(store)
     body = Commit(manifests=(key,))
-    session = begin(database)
+    session = begin(database, store)
     assert session.expires == NOW + 3600
     with pytest.raises(SessionExpiredError):
         commit(database, store, session.publish_id, body, now=session.expires)
     with pytest.raises(SessionExpiredError):
         commit(database, store, new_publish_id(), body, now=NOW)
-    resumed = begin(database, session.publish_id, now=NOW + 3000)
+    resumed = begin(database, store, session.publish_id, now=NOW + 3000)
     assert resumed.expires == NOW + 6600
     with pytest.raises(UsageError, match="another tree"):
-        begin(database, session.publish_id, hash="b" * 64)
+        begin(database, store, session.publish_id, hash="b" * 64)
     commit(database, store, session.publish_id, body, now=NOW + 5000)
 
 
@@ -370,11 +411,11 @@ def test_session_pins_packs_of_parts_and_neighbours(database: Database, store: O
     ]
     publish(database, store, b"s", tree_hash="e" * 64, recipe=replace(RECIPE, model="org/other"))
     publish(database, store, b"t", namespace="team", recipe=RECIPE)
-    session = begin(database, recipe=RECIPE)
+    session = begin(database, store, recipe=RECIPE)
     assert session.parts[0].manifest == shared
     # The other part of the tree, then the two most recent trees of the family.
     assert session.neighbours == (rank, others[2], others[1])
-    again = begin(database, session.publish_id, recipe=RECIPE)
+    again = begin(database, store, session.publish_id, recipe=RECIPE)
     assert again.neighbours == session.neighbours
     with database.read() as db:
         pinned = select(func.count()).where(SessionPackRow.publish_id == session.publish_id)
@@ -394,7 +435,7 @@ def test_deleted_stays_deleted(
     assert list(store.list("default/trees/")) == []
     for one in (database, new_database()):
         assert reindex(one, store) == ReindexSummary(trees=0, parts=0, skipped=0)
-        states = begin(one, parts=("shared", RANK)).parts
+        states = begin(one, store, parts=("shared", RANK)).parts
         assert [(state.generation, state.next_generation) for state in states] == [(0, 3), (0, 2)]
         with pytest.raises(NotFoundError):
             delete_trees(one, store, "default", HASH)
@@ -413,6 +454,54 @@ def test_republished_after_deletion_with_a_higher_generation(
     rebuilt = new_database()
     reindex(rebuilt, store)
     assert page(rebuilt) == page(database)
+
+
+def test_a_lost_database_is_told_of_deletions_by_the_next_publish(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    publish(database, store)
+    publish(database, store, generation=2)
+    publish(database, store, part=RANK)
+    delete_trees(database, store, "default", HASH)
+    lost = new_database()
+    (state,) = begin(lost, store).parts
+    assert state == PartState(part="shared", generation=0, next_generation=3)
+    # Also a part that the session did not ask about.
+    late = new_database()
+    session = begin(late, store, parts=())
+    again = Commit(manifests=(put_part(store, part=RANK),))
+    with pytest.raises(GenerationTakenError, match="the next is 2"):
+        commit(late, store, session.publish_id, again, now=NOW)
+    publish(lost, store, b"new", generation=3)
+    assert reindex(lost, store) == ReindexSummary(trees=1, parts=1, skipped=0)
+    assert hit(lost).parts[0].generation == 3
+
+
+def test_deletion_that_was_killed_is_completed_without_its_database(
+    database: Database, store: ObjectStore
+) -> None:
+    put_part(store)
+    store.put(deleted_key(TREE, "shared", 5), b"")  # the higher ones are gone already
+    delete_trees(database, store, "default", HASH)
+    assert begin(database, store).parts[0].next_generation == 6
+
+
+def test_deletes_what_was_never_committed(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    left = put_part(store, platform=OTHER_PLATFORM)
+    for about in ({}, {"part": RANK}, {"layout": INDUCTOR}):
+        put_part(store, **about)  # type: ignore[arg-type]
+    key = f"default/{{}}/{HASH}/{PLATFORM.id}"
+    gone = delete_trees(database, store, "default", HASH, platform=PLATFORM.id)
+    assert gone.trees == (key.format(INDUCTOR), key.format(VLLM_AOT))
+    assert [found.key for found in store.list("default/trees/")] == [left]
+    with pytest.raises(NotFoundError):
+        delete_trees(database, store, "default", HASH, layout=INDUCTOR)
+    rebuilt = new_database()
+    assert reindex(rebuilt, store).trees == 1
+    states = begin(rebuilt, store, parts=("shared", RANK)).parts
+    assert [state.next_generation for state in states] == [2, 2]
 
 
 def test_deletes_only_the_layout_and_platform_asked_for(
@@ -495,7 +584,7 @@ def test_commit_killed_at_any_step_is_completed_by_the_next(
         store = open_store((tmp_path / f"store-{steps}").as_uri())
         tree = f"{steps:064x}"
         keys = (put_part(store, tree_hash=tree), put_part(store, tree_hash=tree, part=RANK))
-        session = begin(database, hash=tree)
+        session = begin(database, store, hash=tree)
         body = Commit(manifests=keys)
         try:
             commit(database, KilledAt(store, steps), session.publish_id, body, now=NOW)
@@ -628,6 +717,23 @@ def test_lookups_are_counted_later_and_together(database: Database, store: Objec
     assert (tree.lookups, tree.used) == (2, 500)
 
 
+def test_a_count_that_cannot_be_written_does_not_end_counting(
+    database: Database, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(database, store)
+    with database.read() as db:
+        found = lookups.lookup(db, Lookup(layout=VLLM_AOT, hash=HASH, platform=PLATFORM))
+    assert isinstance(found, lookups.Found)
+    usage = UsageCounter(database)
+    usage.record(found.trees, 1 << 70)  # no column holds this number
+    usage.flush()
+    assert "lookups of 1 trees are not counted" in caplog.text
+    usage.record(found.trees, 500)
+    usage.start()
+    usage.close()
+    assert page(database).trees[0].lookups == 1
+
+
 def test_outcomes_are_counted(database: Database, store: ObjectStore) -> None:
     publish(database, store)
     outcome = Outcome(
@@ -637,11 +743,20 @@ def test_outcomes_are_counted(database: Database, store: ObjectStore) -> None:
         part="shared",
         generation=1,
         outcome="loaded",
+        seconds=1.5,
+        bytes=1 << 30,
     )
     for kind in ("loaded", "loaded", "load_failed"):
         with database.write() as db:
             count_outcome(db, replace(outcome, outcome=kind), NOW)
     assert page(database).trees[0].outcomes == {"loaded": 2, "load_failed": 1}
+    with database.read() as db:
+        row = select(OutcomeRow).where(OutcomeRow.outcome == "loaded")
+        loaded = db.scalars(row).one()
+    assert (loaded.pull_seconds, loaded.pulled_bytes) == (3.0, 2 << 30)
+    for wrong in ({"seconds": math.nan}, {"seconds": -1.0}, {"bytes": -1}, {"bytes": 1 << 70}):
+        with pytest.raises(UsageError), database.write() as db:
+            count_outcome(db, replace(outcome, **wrong), NOW)
     for unknown in (replace(outcome, generation=2), replace(outcome, hash="b" * 64)):
         with pytest.raises(NotFoundError), database.write() as db:
             count_outcome(db, unknown, NOW)

@@ -17,6 +17,7 @@ from ..index.database import Database
 from ..index.usage import UsageCounter
 from ..settings import ServiceSettings
 from . import errors, health
+from .bodies import BoundedBodies
 from .context import Context
 from .v1 import lookup, objects, outcomes, publish, recipes, trees
 
@@ -65,6 +66,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
     )
     app.state.context = context
     errors.install(app)
+    app.add_middleware(BoundedBodies)
     app.include_router(health.router)
     for routes in (lookup, recipes, trees, publish, objects, outcomes):
         app.include_router(routes.router, prefix="/v1")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, ParamSpec, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from aotcache.storage.base import ObjectStore
@@ -17,6 +20,11 @@ from ..settings import ServiceSettings
 
 # Uploads that are held in memory at the same time; the others wait with their bytes unsent.
 UPLOADS = 8
+# Threads that may wait for object storage. Lookups have others: they answer while it hangs.
+STORAGE_THREADS = 32
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,18 +37,27 @@ class Context:
     usage: UsageCounter
     ready: bool = False
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
+    storage_threads: CapacityLimiter = field(
+        default_factory=lambda: CapacityLimiter(STORAGE_THREADS)
+    )
 
     @property
     def storage_url(self) -> str:
         """Where nodes with credentials find the objects; empty when only this process can."""
         return "" if self.store.url.startswith(("file:", "memory:")) else self.store.url
 
+    async def in_storage(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call that asks object storage, in one of the threads set apart for those."""
+        return await to_thread.run_sync(
+            partial(call, *args, **kwargs), limiter=self.storage_threads
+        )
+
 
 def now() -> int:
     return int(time.time())
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context = request.app.state.context
     assert isinstance(context, Context)
     return context

@@ -22,6 +22,7 @@ from aotcache.errors import (
     NotFoundError,
     ObjectExistsError,
     ObjectMissingError,
+    RemoteError,
     SessionExpiredError,
     StorageError,
     StorageUnavailableError,
@@ -120,11 +121,15 @@ def _said(error: Exception) -> tuple[str, str]:
     return AotcacheError.code, "the service has a fault; its log tells more"
 
 
-def _http_answer(_request: Request, error: Exception) -> JSONResponse:
+def _http_answer(request: Request, error: Exception) -> JSONResponse:
     """What FastAPI itself refuses (no such route, no such method), and statuses without a class."""
     assert isinstance(error, HTTPException)
-    code = NotFoundError.code if error.status_code == 404 else UsageError.code
-    answer = _problem(error.status_code, code, str(error.detail))
+    code, message = UsageError.code, str(error.detail)
+    if error.status_code == 404:
+        # No route raises it: a tree or object that is not there is an error of ours.
+        code = RemoteError.code
+        message = f"this service has no path {request.url.path[:200]}: is the URL right?"
+    answer = _problem(error.status_code, code, message)
     answer.headers.update(error.headers or {})
     return answer
 

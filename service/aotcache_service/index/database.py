@@ -47,7 +47,12 @@ class Database:
             event.listen(self._engine, "connect", _prepare_sqlite)
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-            self._engine = create_engine(parsed, pool_pre_ping=True)
+            try:
+                self._engine = create_engine(parsed, pool_pre_ping=True)
+            except ImportError as error:
+                raise UsageError(
+                    f"PostgreSQL needs psycopg ({error}): pip install 'aotcache[postgres]'"
+                ) from error
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         else:
             raise UsageError(

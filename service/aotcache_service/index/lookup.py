@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -41,7 +42,7 @@ class RecipeFound:
 
 
 def lookup(db: Session, asked: Lookup, storage_url: str = "") -> Found | Miss:
-    """The tree that this platform can use, the closer one first, with every part asked for."""
+    """The tree that this platform can use and that has the most of what was asked for."""
     same_hash = (
         TreeRow.namespace == asked.namespace,
         TreeRow.layout == asked.layout,
@@ -49,21 +50,18 @@ def lookup(db: Session, asked: Lookup, storage_url: str = "") -> Found | Miss:
         TreeRow.hidden.is_(False),
     )
     ids = asked.platform.acceptable()
-    trees = sorted(
-        db.scalars(select(TreeRow).where(*same_hash, TreeRow.platform_id.in_(ids))),
-        key=lambda tree: ids.index(tree.platform_id),
-    )
-    for tree in trees:
-        if not missing_parts(asked.parts, tree.parts):
-            return Found(_hits(db, [tree], storage_url)[0], (tree.id,))
+    usable = db.scalars(select(TreeRow).where(*same_hash, TreeRow.platform_id.in_(ids)))
+    tree = min(usable, key=partial(_rank, ids, asked.parts), default=None)
     name = f"{asked.namespace}/{asked.layout}/{asked.hash[:12]}"
-    if trees:
-        missing = missing_parts(asked.parts, trees[0].parts)
+    if tree is not None:
+        missing = missing_parts(asked.parts, tree.parts)
+        if not missing:
+            return Found(_hits(db, [tree], storage_url)[0], (tree.id,))
         return Miss(
             reason=PART_MISSING,
             message=f"{name}: stored, but not yet {', '.join(missing)}",
             missing=missing,
-            available=tuple(trees[0].parts),
+            available=tuple(tree.parts),
         )
     others = select(TreeRow.platform).where(*same_hash).limit(_MAX_OTHERS)
     return _other_platform(db.scalars(others), asked.platform, name)
@@ -85,9 +83,7 @@ def lookup_recipe(db: Session, asked: RecipeLookup, storage_url: str = "") -> Re
     usable: dict[tuple[str, str], TreeRow] = {}
     for tree in db.scalars(of_recipe.where(TreeRow.platform_id.in_(ids))):
         name = (tree.layout, tree.hash)
-        # Of the tree for this CPU and the one for any CPU, the first.
-        if name not in usable or tree.platform_id == ids[0]:
-            usable[name] = tree
+        usable[name] = min(usable.get(name, tree), tree, key=partial(_rank, ids, ()))
     if usable:
         trees = sorted(usable.values(), key=lambda tree: (tree.created, tree.id), reverse=True)
         hits = _hits(db, trees, storage_url)
@@ -100,6 +96,13 @@ def lookup_recipe(db: Session, asked: RecipeLookup, storage_url: str = "") -> Re
         asked.platform,
         f"{asked.namespace}/recipe {recipe[:12]} ({asked.recipe.model or asked.recipe.engine})",
     )
+
+
+def _rank(ids: Sequence[str], parts: Sequence[str], tree: TreeRow) -> tuple[int, int, int]:
+    """Smallest for the tree to take: it has the parts asked for or, where none are named, the most;
+    of equals the one for this CPU comes before the one for any."""
+    missing = len(missing_parts(parts, tree.parts))
+    return missing, 0 if parts else -len(tree.parts), ids.index(tree.platform_id)
 
 
 def _hits(db: Session, trees: Sequence[TreeRow], storage_url: str) -> list[Hit]:

@@ -187,7 +187,10 @@ class SessionPackRow(Base):
 
 
 class OutcomeRow(Base):
-    """How often a generation of a part had an outcome, and the last reason and node given."""
+    """How often a generation of a part had an outcome, and the last reason and node given.
+
+    pull_seconds, pulled_bytes: sums over the pulls of these outcomes.
+    """
 
     __tablename__ = "outcomes"
 
@@ -198,6 +201,8 @@ class OutcomeRow(Base):
     generation: Mapped[int] = mapped_column(primary_key=True)
     outcome: Mapped[str] = mapped_column(primary_key=True)
     count: Mapped[int]
+    pull_seconds: Mapped[float]
+    pulled_bytes: Mapped[int]
     reason: Mapped[str]
     node: Mapped[str]
     last: Mapped[int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -69,6 +69,12 @@ def deleted_up_to(db: Session, key: TreeKey, part: str) -> int:
     """The last generation that is deleted, 0 for none."""
     row = db.get(DeletionRow, (key.namespace, key.layout, key.hash, key.platform, part))
     return 0 if row is None else row.generation
+
+
+def unknown_parts(db: Session, key: TreeKey, parts: Iterable[str]) -> list[str]:
+    """Those of which the index knows neither a generation nor a deletion."""
+    newest = newest_parts(db, key)
+    return [part for part in parts if part not in newest and not deleted_up_to(db, key, part)]
 
 
 def part_states(
@@ -164,8 +170,3 @@ def require_session(db: Session, publish_id: str, namespace: str, now: int) -> S
             "open it again; what is stored already is found again"
         )
     return row
-
-
-def known_packs(db: Session, namespace: str, names: Collection[str]) -> set[str]:
-    query = select(PackRow.name).where(PackRow.namespace == namespace, PackRow.name.in_(names))
-    return set(db.scalars(query))

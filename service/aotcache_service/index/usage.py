@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import case, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from .database import Database
 from .models import TreeRow
@@ -58,12 +59,15 @@ class UsageCounter:
                             used=case((TreeRow.used < used, used), else_=TreeRow.used),
                         )
                     )
-        except OperationalError as error:
+        except (OperationalError, PoolTimeoutError) as error:
             log.debug("lookups of %d trees are counted later: %s", len(counts), error)
             with self._lock:
                 for tree, (count, used) in counts.items():
                     newer, last = self._counts.get(tree, (0, 0))
                     self._counts[tree] = (count + newer, max(used, last))
+        except Exception:
+            # Tried again they would fail again: counting goes on without them.
+            log.exception("lookups of %d trees are not counted", len(counts))
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):

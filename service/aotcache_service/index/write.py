@@ -8,7 +8,7 @@ from dataclasses import asdict
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from aotcache.errors import CondemnedError, NotFoundError
+from aotcache.errors import CondemnedError, NotFoundError, UsageError
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import TreeKey, manifest_key
 from aotcache.protocol.recipe import Recipe
@@ -29,13 +29,17 @@ from .models import (
 )
 from .publishing import find_tree
 
+# Of one outcome, so that a sum of millions fits into its column. NaN is in no range.
+_MAX_SECONDS = 1e9
+_MAX_BYTES = 1 << 40
+
 
 def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None:
     """Add one generation of a part, which becomes the newest where it is the highest.
 
-    stored: sizes of packs seen in object storage; the index need not know those yet.
-    Raises CondemnedError when a pack is neither there nor a live one of the index, or of another
-    size than the manifest says.
+    stored: sizes of its packs seen in object storage; the index need not know those yet.
+    Raises CondemnedError when a pack is not there, of another size than the manifest says, or not
+    a live one of the index any more.
     """
     statement = manifest.statement
     packs = _pack_rows(db, manifest, stored)
@@ -174,7 +178,12 @@ def condemn_unknown_pack(db: Session, namespace: str, pack: str) -> bool:
 
 
 def count_outcome(db: Session, outcome: Outcome, now: int) -> None:
-    """Raises NotFoundError when this generation of the part is not in the index."""
+    """Raises NotFoundError when this generation of the part is not in the index, and UsageError
+    for seconds or bytes that no pull takes."""
+    if not 0 <= outcome.seconds <= _MAX_SECONDS or not 0 <= outcome.bytes <= _MAX_BYTES:
+        raise UsageError(
+            f"an outcome with {outcome.seconds} seconds and {outcome.bytes} bytes: no pull takes so"
+        )
     key = TreeKey(
         namespace=outcome.namespace,
         layout=outcome.layout,
@@ -188,15 +197,25 @@ def count_outcome(db: Session, outcome: Outcome, now: int) -> None:
             PartRow.tree_id == tree.id, PartRow.part == name[0], PartRow.generation == name[1]
         )
     )
-    if tree is None or not known:
+    if tree is None:
+        raise NotFoundError(f"{key} is not in the index: was it deleted?")
+    if not known:
         raise NotFoundError(f"{key} has no {name[0]} of generation {name[1]}: was it deleted?")
     row = db.get(OutcomeRow, (tree.id, *name, outcome.outcome))
     if row is None:
         row = OutcomeRow(
-            tree_id=tree.id, part=name[0], generation=name[1], outcome=outcome.outcome, count=0
+            tree_id=tree.id,
+            part=name[0],
+            generation=name[1],
+            outcome=outcome.outcome,
+            count=0,
+            pull_seconds=0.0,
+            pulled_bytes=0,
         )
         db.add(row)
     row.count += 1
+    row.pull_seconds += outcome.seconds
+    row.pulled_bytes += outcome.bytes
     row.reason, row.node, row.last = outcome.reason, outcome.node, now
 
 
@@ -212,17 +231,18 @@ def _pack_rows(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> di
         )
     }
     for place in places:
-        row = found.get(place.name)
-        if row is None and place.name in stored:
-            row = PackRow(namespace=namespace, name=place.name, size=stored[place.name], state=LIVE)
-            db.add(row)
-            found[place.name] = row
-        if row is None or row.state != LIVE or row.size != place.size:
-            why = "missing" if row is None else "being deleted" if row.state != LIVE else "torn"
+        row, size = found.get(place.name), stored.get(place.name)
+        condemned = row is not None and row.state != LIVE
+        if condemned or size != place.size:
+            why = "being deleted" if condemned else "missing" if size is None else "torn"
             raise CondemnedError(
                 f"{manifest.statement.tree} {manifest.statement.part}: pack {place.name[:12]} is "
                 f"{why}: publish again with a new id, without reusing it"
             )
+        if row is None:
+            row = PackRow(namespace=namespace, name=place.name, size=place.size, state=LIVE)
+            db.add(row)
+            found[place.name] = row
     db.flush()
     return found
 

@@ -11,7 +11,13 @@ import logging
 from sqlalchemy import select
 
 from aotcache.errors import NotFoundError, ObjectExistsError
-from aotcache.protocol.names import TreeKey, deleted_key, parse_manifest_key, trees_prefix
+from aotcache.protocol.names import (
+    LAYOUTS,
+    TreeKey,
+    deleted_key,
+    parse_manifest_key,
+    trees_prefix,
+)
 from aotcache.protocol.v1.trees import Deleted
 from aotcache.storage.base import ObjectStore
 
@@ -20,7 +26,7 @@ from ..index.database import Database
 from ..index.models import TreeRow
 from ..index.publishing import find_tree, manifests_of
 from ..index.rows import tree_key
-from .reading import is_manifest_key
+from .reading import is_manifest_key, read_deletions
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +40,10 @@ def delete_trees(
     layout: str = "",
     platform: str = "",
 ) -> Deleted:
-    """Delete every tree of a hash; empty layout, platform: of any. Raises NotFoundError."""
+    """Delete every tree of a hash; empty layout, platform: of any. Raises NotFoundError.
+
+    Also one of which the index knows nothing: its publisher died before the commit.
+    """
     with database.read() as db:
         query = select(TreeRow).where(TreeRow.namespace == namespace, TreeRow.hash == tree_hash)
         if layout:
@@ -43,6 +52,13 @@ def delete_trees(
             query = query.where(TreeRow.platform_id == platform)
         # Hidden rows too: those are what a killed deletion left.
         keys = [tree_key(row) for row in db.scalars(query.order_by(TreeRow.id))]
+    uncommitted = set()
+    for name in (layout,) if layout else LAYOUTS:
+        for manifest in _listed(store, f"{trees_prefix(namespace)}{name}/{tree_hash}/"):
+            tree = parse_manifest_key(manifest).tree
+            if not platform or tree.platform == platform:
+                uncommitted.add(tree)
+    keys += sorted(uncommitted.difference(keys))
     if not keys:
         raise NotFoundError(f"no tree of hash {tree_hash[:12]} in namespace {namespace} to delete")
     for key in keys:
@@ -52,12 +68,14 @@ def delete_trees(
 
 
 def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
-    up_to: dict[str, int] = {}
+    # A killed deletion may have marked more than is left.
+    up_to = read_deletions(store, key)
+    prefix = f"{trees_prefix(key.namespace)}{key.path}/"
     with database.read() as db:
         tree = find_tree(db, key)
         known = set() if tree is None else manifests_of(db, tree)
     # Also what was put but not committed: a rebuild of the index would find it.
-    for manifest in sorted(known.union(_listed(store, key))):
+    for manifest in sorted(known.union(_listed(store, prefix))):
         name = parse_manifest_key(manifest)
         up_to[name.part] = max(up_to.get(name.part, 0), name.generation)
     for part, generation in up_to.items():
@@ -67,7 +85,7 @@ def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
             log.debug("%s %s: the deletion had begun already", key, part)
     with database.write() as db:
         write.hide_generations(db, key, up_to)
-    for manifest in _listed(store, key):
+    for manifest in _listed(store, prefix):
         name = parse_manifest_key(manifest)
         if name.generation <= up_to.get(name.part, 0):
             store.delete(manifest)
@@ -75,6 +93,6 @@ def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
         write.remove_generations(db, key, up_to)
 
 
-def _listed(store: ObjectStore, key: TreeKey) -> list[str]:
-    prefix = f"{trees_prefix(key.namespace)}{key.path}/"
+def _listed(store: ObjectStore, prefix: str) -> list[str]:
+    """Keys of the manifests there."""
     return [found.key for found in store.list(prefix) if is_manifest_key(found.key)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from aotcache.errors import GenerationTakenError, ObjectMissingError, UsageError
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from aotcache.errors import GenerationTakenError, UsageError
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
     TreeKey,
@@ -16,11 +20,19 @@ from aotcache.storage.base import ObjectStore
 
 from ..index import publishing, write
 from ..index.database import Database
-from .reading import read_manifest
+from .reading import read_deletions, read_manifest, stored_size
+
+_READERS = 8  # requests of one commit that wait for storage at the same time
 
 
 def open_session(
-    database: Database, asked: OpenSession, *, now: int, lifetime: int, storage_url: str = ""
+    database: Database,
+    store: ObjectStore,
+    asked: OpenSession,
+    *,
+    now: int,
+    lifetime: int,
+    storage_url: str = "",
 ) -> Session:
     """Open a session, or resume the one of this publish id: it then lasts `lifetime` from `now`.
 
@@ -33,6 +45,7 @@ def open_session(
         platform=asked.platform.id,
     )
     parts = tuple(dict.fromkeys(asked.parts))
+    _recall_deletions(database, store, key, parts)
     with database.write() as db:
         publishing.open_session(db, asked.publish_id, key, now, now + lifetime)
         newest = publishing.newest_parts(db, key)
@@ -72,7 +85,10 @@ def commit(
     # Storage is read outside the transaction: nobody else can write while that is open.
     manifests = [read_manifest(store, key) for key in new]
     manifests.sort(key=lambda manifest: manifest.statement.generation)
-    stored = _stored_packs(database, store, namespace, manifests)
+    stored = _stored_packs(store, namespace, manifests)
+    for tree in {manifest.statement.tree for manifest in manifests}:
+        parts = {one.statement.part for one in manifests if one.statement.tree == tree}
+        _recall_deletions(database, store, tree, parts)
     with database.write() as db:
         session = publishing.require_session(db, publish_id, namespace, now)
         for manifest in manifests:
@@ -97,17 +113,22 @@ def _key(manifest: Manifest) -> str:
     return manifest_key(statement.tree, statement.part, statement.generation)
 
 
-def _stored_packs(
-    database: Database, store: ObjectStore, namespace: str, manifests: list[Manifest]
-) -> dict[str, int]:
-    """Sizes in storage of the packs that the index does not know yet."""
-    names = {place.name for manifest in manifests for place in manifest.locations.packs}
+def _recall_deletions(
+    database: Database, store: ObjectStore, tree: TreeKey, parts: Iterable[str]
+) -> None:
+    """Tell a database that was lost which generations are deleted: a part published below those
+    would go with the next rebuild. One listing, only for parts that the index does not know."""
     with database.read() as db:
-        names -= publishing.known_packs(db, namespace, names)
-    sizes = {}
-    for name in sorted(names):
-        try:
-            sizes[name] = store.size(pack_key(namespace, name))
-        except ObjectMissingError:
-            continue  # add_part says which part lacks it
-    return sizes
+        unknown = publishing.unknown_parts(db, tree, parts)
+    if unknown and (deleted := read_deletions(store, tree)):
+        with database.write() as db:
+            write.hide_generations(db, tree, deleted)
+
+
+def _stored_packs(store: ObjectStore, namespace: str, manifests: list[Manifest]) -> dict[str, int]:
+    """Sizes in storage of all packs that the manifests refer to; add_part says which part lacks
+    one. The index is not asked: what it knows may have been lost from storage."""
+    names = sorted({place.name for manifest in manifests for place in manifest.locations.packs})
+    with ThreadPoolExecutor(_READERS) as pool:
+        sizes = pool.map(partial(stored_size, store), [pack_key(namespace, n) for n in names])
+        return {name: size for name, size in zip(names, sizes, strict=True) if size is not None}

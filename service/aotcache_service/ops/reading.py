@@ -1,12 +1,18 @@
-"""Reads a manifest from storage and checks what the index relies on."""
+"""Reads from storage what the index relies on: manifests, deletions, the sizes of packs."""
 
 from __future__ import annotations
 
 import math
 
-from aotcache.errors import InvalidNameError, ManifestError
+from aotcache.errors import InvalidNameError, ManifestError, ObjectMissingError
 from aotcache.protocol.manifest import Manifest, decode_manifest
-from aotcache.protocol.names import manifest_key, parse_manifest_key
+from aotcache.protocol.names import (
+    TreeKey,
+    deleted_prefix,
+    manifest_key,
+    parse_deleted_key,
+    parse_manifest_key,
+)
 from aotcache.storage.base import ObjectStore
 
 _MAX_TIME = 1 << 40
@@ -48,3 +54,23 @@ def is_manifest_key(key: str) -> bool:
     except InvalidNameError:
         return False
     return True
+
+
+def read_deletions(store: ObjectStore, tree: TreeKey) -> dict[str, int]:
+    """By part, the last generation that its marks say is deleted."""
+    found: dict[str, int] = {}
+    for mark in store.list(f"{deleted_prefix(tree.namespace)}{tree.path}/"):
+        try:
+            name = parse_deleted_key(mark.key)
+        except InvalidNameError:
+            continue  # somebody else's
+        found[name.part] = max(found.get(name.part, 0), name.generation)
+    return found
+
+
+def stored_size(store: ObjectStore, key: str) -> int | None:
+    """Bytes of the object, None when there is none."""
+    try:
+        return store.size(key)
+    except ObjectMissingError:
+        return None

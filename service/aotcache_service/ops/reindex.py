@@ -37,7 +37,7 @@ from aotcache.storage.base import ObjectStore
 from ..index import publishing, write
 from ..index.database import Database
 from ..index.models import PartRow, TreeRow
-from .reading import read_manifest
+from .reading import read_manifest, stored_size
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _remove_vanished(database: Database, store: ObjectStore, listing: _Listing) 
         vanished = [row for row in rows if row.manifest not in listing.manifests]
     for manifest, tree_id, part_id in vanished:
         # A commit may have come after the listing.
-        if _size(store, manifest) is not None:
+        if stored_size(store, manifest) is not None:
             continue
         log.warning("%s is not in storage any more", manifest)
         with database.write() as db:
@@ -177,17 +177,10 @@ def _stored_packs(store: ObjectStore, listing: _Listing, manifest: Manifest) -> 
         size = listing.packs.get((namespace, place.name))
         if size is None:
             # Packs are listed before manifests: this one may have come in between.
-            size = _size(store, pack_key(namespace, place.name))
+            size = stored_size(store, pack_key(namespace, place.name))
         if size is not None:
             sizes[place.name] = size
     return sizes
-
-
-def _size(store: ObjectStore, key: str) -> int | None:
-    try:
-        return store.size(key)
-    except ObjectMissingError:
-        return None
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -4,11 +4,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from click.testing import CliRunner
 
 from aotcache.storage import open_store
 from aotcache_service.commands import reindex, serve
+from aotcache_service.index.database import Database
+from support.process import free_ports, work_folder
 from support.stored import put_part
 
 SERVE = "from aotcache_service.commands import serve; serve()"
@@ -89,6 +92,65 @@ def test_serve_says_when_the_port_is_taken(tmp_path: Path) -> None:
         result = CliRunner().invoke(serve, ["--data-dir", str(tmp_path / "b"), "--port", port])
     assert result.exit_code == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in result.output
+
+
+def failed(arguments: list[str], *, as_nobody: bool = False) -> str:
+    """The one line that `serve` says before it exits with 1; as a user who may write nothing."""
+    code = "import sys, os\nfrom aotcache_service.commands import serve\n"
+    if as_nobody and os.geteuid() == 0:
+        code += "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}serve()", "--port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_serve_says_why_the_database_cannot_be_used(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    data = ["--data-dir", str(tmp_path / "data"), "--database-url"]
+    line = failed([*data, f"postgresql://me:secret@127.0.0.1:{port}/x"])
+    assert f"the index's database postgresql://me:***@127.0.0.1:{port}/x cannot be used" in line
+    assert "refused" in line
+    other = tmp_path / "other"
+    other.write_bytes(b"no database at all" * 1000)
+    assert "not a database" in failed([*data, f"sqlite:///{other}"])
+    newer = tmp_path / "newer"
+    with closing(sqlite3.connect(newer)) as db:
+        db.executescript(
+            "CREATE TABLE alembic_version (version_num TEXT);"
+            "INSERT INTO alembic_version VALUES ('9999')"
+        )
+    assert "9999" in failed([*data, f"sqlite:///{newer}"])
+
+
+def test_serve_says_which_directory_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert f"cannot write {tmp_path}/file" in failed(["--data-dir", str(tmp_path / "file/below")])
+    line = failed(["--data-dir", str(tmp_path), "--storage-url", f"file://{tmp_path}/file"])
+    assert f"{tmp_path}/file" in line
+
+
+@pytest.mark.parametrize("locked", ["", "index.sqlite3", "objects"])
+def test_serve_without_permission_to_write(locked: str) -> None:
+    with work_folder("locked") as folder:
+        data = folder / "data"
+        (data / "objects").mkdir(parents=True)
+        database = Database(f"sqlite:///{data}/index.sqlite3")
+        database.migrate()
+        database.close()
+        for path in (data, *data.iterdir()):
+            path.chmod(0o777)
+        (data / locked).chmod(0o555)
+        line = failed(["--data-dir", str(data)], as_nobody=True)
+        assert f"cannot write {data / locked}" in line
+        (data / locked).chmod(0o755)
 
 
 def test_reindex(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ MISS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/lookup", response_model=Hit, responses={**problems(400), **MISS})
+@router.post("/lookup", response_model=Hit, responses={**problems(400, 413), **MISS})
 def lookup(asked: Lookup, context: ContextDep) -> Hit | JSONResponse:
     """Is this tree stored for this platform? Its parts' manifests, or why there are none."""
     with context.database.read() as db:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from aotcache.errors import InvalidNameError, PackError
 from aotcache.protocol.names import check_object_key, check_pack, pack_key, parse_manifest_key
 from aotcache.protocol.v1.objects import ListedObject, ObjectPage
-from aotcache.storage.base import ObjectStore
+from aotcache.storage.base import ObjectInfo, ObjectStore
 
 from ...index.publishing import is_committed
 from ...index.write import condemn_unknown_pack
 from ...ops.reading import check_manifest
-from ..context import ContextDep
+from ..context import Context, ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["objects"])
@@ -43,7 +42,7 @@ _CONTENT = {"content": {BINARY: {"schema": {"type": "string", "format": "binary"
 
 
 @router.get("/objects", responses=problems(400))
-def list_objects(
+async def list_objects(
     context: ContextDep,
     prefix: Annotated[str, Query(max_length=512, description="Ends with `/`; empty: all")] = "",
     after: Annotated[str, Query(max_length=512)] = "",
@@ -54,15 +53,16 @@ def list_objects(
         if not prefix.endswith("/"):
             raise InvalidNameError(f"{prefix[:140]!r} is not a prefix of keys: it ends with no '/'")
         check_object_key(prefix + "x")
-    found = list(islice(context.store.list(prefix, after), limit + 1))
+    found = await context.in_storage(_listed, context.store, prefix, after, limit + 1)
     objects = tuple(ListedObject(key=one.key, size=one.size) for one in found[:limit])
     return ObjectPage(objects=objects, after=objects[-1].key if len(found) > limit else "")
 
 
 @router.head("/objects/{key:path}", response_class=Response, responses=problems(400, 404))
-def head_object(key: str, context: ContextDep) -> Response:
+async def head_object(key: str, context: ContextDep) -> Response:
     """Its size, as Content-Length."""
-    headers = {"Content-Length": str(context.store.size(key)), "Accept-Ranges": "bytes"}
+    size = await context.in_storage(context.store.size, key)
+    headers = {"Content-Length": str(size), "Accept-Ranges": "bytes"}
     return Response(media_type=BINARY, headers=headers)
 
 
@@ -71,9 +71,9 @@ def head_object(key: str, context: ContextDep) -> Response:
     response_class=Response,
     responses={**problems(400, 404, 416), 200: _CONTENT, 206: _CONTENT},
 )
-def get_object(key: str, request: Request, context: ContextDep) -> Response:
+async def get_object(key: str, request: Request, context: ContextDep) -> Response:
     """Its bytes; with `Range: bytes=a-b`, those."""
-    size = context.store.size(key)
+    size = await context.in_storage(context.store.size, key)
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, size, 200
     # Any other form of range may be ignored, and is (RFC 9110, 14.2).
@@ -90,9 +90,11 @@ def get_object(key: str, request: Request, context: ContextDep) -> Response:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     if end - start <= PIECE:
-        data = context.store.get_range(key, start, end) if end > start else b""
+        data = b""
+        if end > start:
+            data = await context.in_storage(context.store.get_range, key, start, end)
         return Response(data, status, headers=headers, media_type=BINARY)
-    pieces = _pieces(context.store, key, start, end)
+    pieces = _pieces(context, key, start, end)
     return StreamingResponse(pieces, status, headers=headers, media_type=BINARY)
 
 
@@ -110,7 +112,7 @@ async def put_object(key: str, request: Request, context: ContextDep) -> Respons
         async with context.uploads:
             body = _read_body(request, length)
             data, digest = await asyncio.wait_for(body, UPLOAD_SECONDS)
-            await run_in_threadpool(_put, context.store, key, data, digest)
+            await context.in_storage(_put, context.store, key, data, digest)
     except asyncio.TimeoutError as error:
         raise HTTPException(408, f"{key}: the body took over {UPLOAD_SECONDS} s") from error
     except ClientDisconnect:
@@ -119,8 +121,12 @@ async def put_object(key: str, request: Request, context: ContextDep) -> Respons
 
 
 @router.delete("/objects/{key:path}", status_code=204, responses=problems(400, 409))
-def delete_object(key: str, context: ContextDep) -> None:
+async def delete_object(key: str, context: ContextDep) -> None:
     """Delete a pack or manifest that the index does not know; not an error when there is none."""
+    await context.in_storage(_delete, context, key)
+
+
+def _delete(context: Context, key: str) -> None:
     if _check_kind(key) == "packs":
         pieces = key.split("/")
         with context.database.write() as db:
@@ -131,6 +137,10 @@ def delete_object(key: str, context: ContextDep) -> None:
     if not free:
         raise HTTPException(409, f"{key} is in the index: delete its tree instead")
     context.store.delete(key)
+
+
+def _listed(store: ObjectStore, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
+    return list(islice(store.list(prefix, after), limit))
 
 
 def _check_kind(key: str) -> str:
@@ -174,6 +184,7 @@ def _put(store: ObjectStore, key: str, data: bytearray, digest: str) -> None:
     store.put(key, memoryview(data))
 
 
-def _pieces(store: ObjectStore, key: str, start: int, end: int) -> Iterator[bytes]:
+async def _pieces(context: Context, key: str, start: int, end: int) -> AsyncIterator[bytes]:
     for offset in range(start, end, PIECE):
-        yield store.get_range(key, offset, min(offset + PIECE, end))
+        last = min(offset + PIECE, end)
+        yield await context.in_storage(context.store.get_range, key, offset, last)

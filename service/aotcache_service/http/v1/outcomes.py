@@ -13,7 +13,7 @@ from ..errors import problems
 router = APIRouter(tags=["outcomes"])
 
 
-@router.post("/outcomes", status_code=204, responses=problems(400, 404))
+@router.post("/outcomes", status_code=204, responses=problems(400, 404, 413))
 def post_outcome(outcome: Outcome, context: ContextDep) -> None:
     """Tell what the engine did with a part that was pulled."""
     with context.database.write() as db:

@@ -13,11 +13,13 @@ from ..errors import problems
 router = APIRouter(tags=["publish"])
 
 
-@router.post("/publish", responses=problems(400))
-def open_session(asked: OpenSession, context: ContextDep) -> Session:
+@router.post("/publish", responses=problems(400, 413))
+async def open_session(asked: OpenSession, context: ContextDep) -> Session:
     """Open a publish session, or resume the one of this publish id."""
-    return ops.open_session(
+    return await context.in_storage(
+        ops.open_session,
         context.database,
+        context.store,
         asked,
         now=now(),
         lifetime=context.settings.session_seconds,
@@ -25,7 +27,9 @@ def open_session(asked: OpenSession, context: ContextDep) -> Session:
     )
 
 
-@router.post("/publish/{publish_id}/commit", responses=problems(400, 404, 409, 410))
-def commit(publish_id: str, asked: Commit, context: ContextDep) -> Committed:
+@router.post("/publish/{publish_id}/commit", responses=problems(400, 404, 409, 410, 413))
+async def commit(publish_id: str, asked: Commit, context: ContextDep) -> Committed:
     """Add manifests that were put to the index, all or none. Repeating it changes nothing."""
-    return ops.commit(context.database, context.store, publish_id, asked, now=now())
+    return await context.in_storage(
+        ops.commit, context.database, context.store, publish_id, asked, now=now()
+    )

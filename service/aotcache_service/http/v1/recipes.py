@@ -16,7 +16,7 @@ from .lookup import MISS
 router = APIRouter(tags=["lookup"])
 
 
-@router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(400), **MISS})
+@router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(400, 413), **MISS})
 def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> RecipeHit | JSONResponse:
     """Which trees did starts of this recipe use, on this platform?"""
     with context.database.read() as db:

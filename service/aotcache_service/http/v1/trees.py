@@ -25,6 +25,7 @@ from ..errors import problems
 router = APIRouter(tags=["trees"])
 
 Text = Annotated[str, Query(max_length=1024)]
+PlatformId = Annotated[str, Query(max_length=32, description="A platform's id; empty: of any")]
 # The values of protocol.v1.trees.SORTS: a test holds the two together.
 Sort = Literal["created", "used", "hash", "raw_bytes", "stored_bytes"]
 
@@ -38,7 +39,7 @@ def get_trees(
     hash: Annotated[str, Query(max_length=128, description="The start of the hash")] = "",
     engine: Text = "",
     model: Text = "",
-    platform: Annotated[str, Query(max_length=32, description="A platform's id")] = "",
+    platform: PlatformId = "",
     sort: Sort = "created",
     order: Literal["asc", "desc"] = "desc",
     cursor: Text = "",
@@ -59,26 +60,34 @@ def get_trees(
 
 @router.get("/trees/{hash}", responses=problems(400, 404))
 def get_tree(
-    context: ContextDep, hash: str, namespace: Text = DEFAULT_NAMESPACE, layout: Text = ""
+    context: ContextDep,
+    hash: str,
+    namespace: Text = DEFAULT_NAMESPACE,
+    layout: Text = "",
+    platform: PlatformId = "",
 ) -> TreeDetails:
     """Every tree of one hash: one per layout and platform."""
     wanted = Filter(
-        namespace=check_namespace(namespace), layout=layout, hash=_whole_hash(layout, hash)
+        namespace=check_namespace(namespace),
+        layout=layout,
+        hash=_whole_hash(layout, hash),
+        platform_id=platform and check_platform_id(platform),
     )
     with context.database.read() as db:
         return tree_details(db, wanted)
 
 
 @router.delete("/trees/{hash}", responses=problems(400, 404))
-def delete_tree(
+async def delete_tree(
     context: ContextDep,
     hash: str,
     namespace: Text = DEFAULT_NAMESPACE,
     layout: Text = "",
-    platform: Text = "",
+    platform: PlatformId = "",
 ) -> Deleted:
     """Delete the trees of one hash; empty layout, platform: all of them."""
-    return delete_trees(
+    return await context.in_storage(
+        delete_trees,
         context.database,
         context.store,
         check_namespace(namespace),

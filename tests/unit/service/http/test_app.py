@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+import httpx2
 from fastapi.testclient import TestClient
 
 from aotcache.protocol.names import new_publish_id
+from aotcache.storage.memory import MemoryStore
 from aotcache_service.http.app import create_app
-from aotcache_service.http.context import Context
+from aotcache_service.http.context import STORAGE_THREADS, Context
 from aotcache_service.settings import ServiceSettings
+from support.service import run_service
 from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RECIPE, put_part
 
 ASKED = {"layout": "vllm-aot", "hash": HASH, "platform": asdict(PLATFORM)}
@@ -59,6 +64,50 @@ def test_publish_lookup_outcome_delete(client: TestClient, context: Context) -> 
     deleted = client.delete(f"/v1/trees/{HASH}")
     assert deleted.json() == {"trees": [f"default/vllm-aot/{HASH}/{PLATFORM.id}"]}
     assert client.post("/v1/lookup", json=ASKED).status_code == 404
+
+
+def test_trees_of_one_hash_by_platform(client: TestClient, context: Context) -> None:
+    publish(client, context)
+    path = f"/v1/trees/{HASH}"
+    (found,) = client.get(path, params={"platform": PLATFORM.id}).json()["trees"]
+    assert found["tree"]["platform_id"] == PLATFORM.id
+    other = client.get(path, params={"platform": OTHER_PLATFORM.id})
+    assert (other.status_code, other.json()["code"]) == (404, "not_found")
+
+
+class Hanging(MemoryStore):
+    """A real store that answers nothing before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("hanging")
+        self.let_go = threading.Event()
+        self.waiting = threading.Semaphore(0)
+
+    def size(self, key: str) -> int:
+        self.waiting.release()
+        self.let_go.wait(60)
+        return super().size(key)
+
+
+def test_lookups_go_on_while_storage_hangs(settings: ServiceSettings) -> None:
+    store = Hanging()
+    key = f"default/packs/aa/{'a' * 64}-{'0' * 32}"
+    asked = STORAGE_THREADS + 20
+    with (
+        run_service(settings, store) as url,
+        httpx2.Client(base_url=url, timeout=60) as client,
+        ThreadPoolExecutor(asked) as pool,
+    ):
+        try:
+            reads = [pool.submit(client.get, f"/v1/objects/{key}") for _ in range(asked)]
+            for _ in range(STORAGE_THREADS):
+                assert store.waiting.acquire(timeout=60)
+            assert client.post("/v1/lookup", json=ASKED).status_code == 404
+            assert client.get("/readyz").status_code == 200
+            assert not any(read.done() for read in reads)
+        finally:
+            store.let_go.set()
+        assert {read.result().status_code for read in reads} == {404}
 
 
 def test_miss_is_a_404_with_its_reason(client: TestClient, context: Context) -> None:

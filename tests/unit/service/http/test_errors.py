@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from aotcache.errors import AotcacheError, error_classes
 from aotcache.protocol.v1.trees import SORTS
+from aotcache_service.http.bodies import MAX_JSON
 from aotcache_service.http.context import Context
 from aotcache_service.http.errors import STATUS, status_of
 from aotcache_service.http.v1.trees import Sort
@@ -50,6 +51,8 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         422,
         "usage",
     ),
+    ("POST", "/v1/lookup", b" " * (MAX_JSON + 1), 413, "usage"),
+    ("POST", "/v1/publish", b" " * (MAX_JSON + 1), 413, "usage"),
     ("GET", "/v1/lookup", None, 405, "usage"),
     ("POST", "/v1/recipes/lookup", {"recipe": {}, "platform": asdict(PLATFORM)}, 422, "usage"),
     ("GET", "/v1/trees?sort=id", None, 422, "usage"),
@@ -61,6 +64,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/v1/trees?layout=none", None, 400, "invalid_name"),
     ("GET", "/v1/trees?platform=x", None, 400, "invalid_name"),
     ("GET", f"/v1/trees/{HASH}", None, 404, "not_found"),
+    ("GET", f"/v1/trees/{HASH}?platform=x", None, 400, "invalid_name"),
     ("GET", "/v1/trees/.hidden", None, 400, "invalid_name"),
     ("GET", f"/v1/trees/{HASH}?layout=vllm-jit", None, 400, "invalid_name"),
     ("DELETE", f"/v1/trees/{HASH}", None, 404, "not_found"),
@@ -92,7 +96,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("PUT", f"/v1/objects/{MANIFEST}", b"x", 400, "bad_manifest"),
     ("PUT", f"/v1/objects/{MARK}", b"", 400, "invalid_name"),
     ("DELETE", f"/v1/objects/{MARK}", None, 400, "invalid_name"),
-    ("GET", "/v1/none", None, 404, "not_found"),
+    ("GET", "/v1/none", None, 404, "remote"),
 ]
 
 
@@ -106,6 +110,21 @@ def test_bad_request_is_answered_with_a_problem(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.json().keys() == {"code", "message"}
     assert answer.json()["message"]
+
+
+def test_unknown_path_asks_whether_the_url_is_right(client: TestClient) -> None:
+    message = client.post("/prefix/v1/lookup", json=LOOKUP).json()["message"]
+    assert message == "this service has no path /prefix/v1/lookup: is the URL right?"
+
+
+def test_bound_of_json_counts_what_comes(client: TestClient) -> None:
+    """Not what the Content-Length says: there is none here."""
+    headers = {"Content-Type": "application/json"}
+    pieces = (b" " * (1 << 20) for _ in range(9))
+    answer = client.post("/v1/lookup", content=pieces, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "usage")
+    body = json.dumps(LOOKUP).encode().rjust(MAX_JSON)
+    assert client.post("/v1/lookup", content=body, headers=headers).json()["code"] == "miss"
 
 
 def test_fault_tells_nothing_of_the_inside(

@@ -127,6 +127,8 @@ def upgrade() -> None:
         sa.Column("generation", INT, nullable=False),
         sa.Column("outcome", STR, nullable=False),
         sa.Column("count", INT, nullable=False),
+        sa.Column("pull_seconds", sa.Float(), nullable=False),
+        sa.Column("pulled_bytes", INT, nullable=False),
         sa.Column("reason", STR, nullable=False),
         sa.Column("node", STR, nullable=False),
         sa.Column("last", INT, nullable=False),
