@@ -113,8 +113,9 @@ def test_a_tree_and_its_growth_reach_another_place(
     assert (again.missing, again.installed) == ((), 2)
     assert set(contents(again.path)) == set(contents(tree.path))
 
-    # What was pulled is not published back, not even asked for: there is no service.
-    with watch(fresh, "http://127.0.0.1:9", tmp_path / "back", "--once") as watching:
+    # What was pulled is not published back, not even asked for: there is no service any more.
+    service.stop()
+    with watch(fresh, service.url, tmp_path / "back", "--once") as watching:
         assert watching.process.wait(SECONDS) == 0, watching.said
         assert "published" not in watching.said
 

@@ -6,37 +6,58 @@ into the tree stays on one file system.
     .aotcache/locks/{tree}.lock                one publisher or puller of a tree at a time
     .aotcache/staging/{tree}/                  what a pull has not installed yet
     .aotcache/records/{tree}/{part}.json       engine records, written by the compiling process
-    .aotcache/manifests/{tree}/{part}.manifest the newest manifest this node has pulled or published
+    .aotcache/manifests/{tree}/{target}/       {part}.manifest: the newest this node has pulled from
+                                               or published to a target
     .aotcache/journal/{tree}.json              packs an interrupted publish has put already
     .aotcache/memo/{tree}.json                 digests of files that have not changed since
+
+What lies here decides what is installed, so nobody else may be able to change it: beside a
+TORCHINDUCTOR_CACHE_DIR in /tmp, any user of the machine could have made it first.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape, iglob
 
 from filelock import FileLock, Timeout
 
 from aotcache.errors import LocalError
 from aotcache.protocol.names import check_part
 
+logger = logging.getLogger(__name__)
+
 STATE_DIRECTORY = ".aotcache"
+_UNFINISHED = ".????????.tmp"  # of write_whole
+
+
+def target_of(store_url: str, namespace: str, platform: str) -> str:
+    """Where a tree is pulled from or published to: 16 hex characters. `platform` is an id."""
+    return hashlib.sha256(f"{store_url} {namespace} {platform}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class TreeState:
-    """Paths of one tree's state. `tree_path` is absolute; the tree itself need not exist."""
+    """One tree's state. `tree_path` is absolute; the tree itself need not exist.
+
+    Raises LocalError wherever `.aotcache` is another's: see `_check_ours`.
+    """
 
     tree_path: str
 
     def _path(self, kind: str, suffix: str = "") -> str:
         parent, name = os.path.split(self.tree_path)
-        return os.path.join(parent, STATE_DIRECTORY, kind, name + suffix)
+        directory = os.path.join(parent, STATE_DIRECTORY)
+        _check_ours(directory)
+        return os.path.join(directory, kind, name + suffix)
 
     @property
     def staging(self) -> str:
@@ -54,29 +75,51 @@ class TreeState:
     def memo(self) -> str:
         return self._path("memo", ".json")
 
-    def manifest(self, part: str) -> str:
-        return os.path.join(self._path("manifests"), check_part(part) + ".manifest")
+    @property
+    def _manifests(self) -> str:
+        return self._path("manifests")
 
-    def manifests(self) -> dict[str, bytes]:
-        """The manifests this node has pulled or published of this tree, by part."""
-        return read_folder(self._path("manifests"), ".manifest")
+    def _manifest(self, target: str, part: str) -> str:
+        return os.path.join(self._manifests, target, check_part(part) + ".manifest")
+
+    def remember(self, target: str, part: str, data: bytes) -> None:
+        """Keep the manifest that was pulled or published, for what asks `remembered` later."""
+        write_whole(self._manifest(target, part), data)
+
+    def remembered(self, target: str) -> dict[str, bytes]:
+        """The manifests this node has pulled from or published to `target`, by part."""
+        return read_folder(os.path.join(self._manifests, target), ".manifest")
+
+    def targets(self) -> list[str]:
+        """All targets of which something is remembered. Raises LocalError."""
+        try:
+            return sorted(os.listdir(self._manifests))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise LocalError(f"cannot read {error.filename}: {error.strerror}") from error
 
     def forget(self) -> None:
         """Drop what is known of earlier publishes and pulls; records stay."""
         for path in (self.journal, self.memo):
             with suppress(FileNotFoundError):
                 os.unlink(path)
-        shutil.rmtree(self._path("manifests"), ignore_errors=True)
+        shutil.rmtree(self._manifests, ignore_errors=True)
 
     @contextmanager
-    def locked(self, timeout: float = -1) -> Iterator[None]:
+    def locked(
+        self, timeout: float = -1, waiting: Callable[[str], None] = logger.info
+    ) -> Iterator[None]:
         """Be the only publisher or puller of this tree on this node. The kernel frees the lock of a
-        process that dies. timeout: seconds, negative for no bound. Raises LocalError."""
+        process that dies. timeout: seconds, negative for no bound. waiting: is told once when
+        another has it. Raises LocalError."""
         path = self._path("locks", ".lock")
         make_directories(os.path.dirname(path))
-        lock = FileLock(path, timeout=timeout)
+        # Again: somebody else may have made it since the first look.
+        _check_ours(os.path.dirname(os.path.dirname(path)))
+        lock = FileLock(path)
         try:
-            lock.acquire()
+            self._acquire(lock, timeout, waiting)
         except Timeout as error:
             raise LocalError(
                 f"another process has been at {self.tree_path} for {timeout:.0f} s: "
@@ -87,9 +130,59 @@ class TreeState:
                 f"cannot lock {path}: {error.strerror}; run this as the user whose cache it is"
             ) from error
         try:
+            self._sweep()
             yield
         finally:
             lock.release()
+
+    def _acquire(self, lock: FileLock, timeout: float, waiting: Callable[[str], None]) -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting(f"waiting for another process that is at {self.tree_path}")
+            lock.acquire(timeout=timeout)
+
+    def _sweep(self) -> None:
+        """Remove what killed writers of this tree left. They held the lock, as its writers do;
+        only records are written without it."""
+        manifests = os.path.join(escape(self._manifests), "*", "*.manifest")
+        for pattern in (manifests, escape(self.journal), escape(self.memo)):
+            for path in iglob(pattern + _UNFINISHED):
+                with suppress(OSError):
+                    os.unlink(path)
+
+
+def _check_ours(directory: str) -> None:
+    """Whether nobody else can change what lies in `.aotcache`, where it exists. Raises LocalError.
+
+    Who can write to the directory around it can put anything into the trees themselves, so that its
+    owner may own this too, and its group may write to both (as a Kubernetes fsGroup makes it); in
+    a sticky one as /tmp that does not follow.
+    """
+    try:
+        found = os.lstat(directory)
+        around = os.stat(os.path.dirname(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise LocalError(f"cannot look at {directory}: {error.strerror}") from error
+    shared = (
+        bool(around.st_mode & stat.S_IWGRP)
+        and not around.st_mode & stat.S_ISVTX
+        and found.st_gid == around.st_gid
+    )
+    if not stat.S_ISDIR(found.st_mode):
+        why = "is not a directory"
+    elif found.st_uid not in (os.geteuid(), 0, around.st_uid):
+        why = f"belongs to user {found.st_uid}"
+    elif found.st_mode & (stat.S_IWOTH if shared else stat.S_IWOTH | stat.S_IWGRP):
+        why = "can be written by others"
+    else:
+        return
+    raise LocalError(
+        f"{directory} {why}: nothing was done, as what lies there decides what is installed. Look "
+        "at who made it; remove it, or use a cache directory that only this user can write to"
+    )
 
 
 def make_directories(path: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aotcache.errors import UsageError
+from aotcache.errors import FormatError, UsageError
+from aotcache.local.records import record_path
 from aotcache.probe.trees import FoundTree, TreeScan, devices, holds_cpp
 from aotcache.protocol.names import SHARED, check_part, part_directory
 from aotcache.protocol.platform import Platform, differences
@@ -33,10 +34,9 @@ def identify(
     records: Sequence[EngineRecord],
     platform: Platform | None = None,
 ) -> Identity:
-    """Raises UsageError where neither a record nor `platform` says what the tree was built for."""
-    said = platform or _recorded_platform(tree, records)
-    # Compiled C++ runs only on such CPUs; a tree without any runs on all.
-    keyed = said if said.device == "cpu" or holds_cpp(scan) else said.for_any_cpu()
+    """Raises UsageError and FormatError as `platform_of` does, and UsageError where nothing says
+    which rank ran on which device."""
+    keyed = keyed_platform(scan, platform_of(tree, records, platform))
     first = records[0] if records else None
     seconds = [r.compile_seconds for r in records if r.compile_seconds is not None]
     return Identity(
@@ -50,8 +50,25 @@ def identify(
     )
 
 
-def _recorded_platform(tree: FoundTree, records: Sequence[EngineRecord]) -> Platform:
+def platform_of(
+    tree: FoundTree, records: Sequence[EngineRecord], platform: Platform | None = None
+) -> Platform:
+    """What the tree was compiled for. The records say it; `platform` only where there are none, so
+    that one `--platform detect` serves a cache root that also holds other Pythons' recorded trees.
+
+    Raises UsageError where neither says it or the records disagree, FormatError for a record of
+    another tree.
+    """
+    for record in records:
+        if (record.layout, record.hash) != (tree.layout, tree.hash):
+            raise FormatError(
+                f"{record_path(tree.path, record.part)} is the engine record of "
+                f"{record.layout}/{record.hash[:12]}, not of {tree.layout}/{tree.hash[:12]}: "
+                "delete it, and find out who copied it there"
+            )
     if not records:
+        if platform is not None:
+            return platform
         raise UsageError(
             f"{tree.path} has no engine record, so nothing says which platform it was compiled "
             "for: say --platform detect if it was compiled on this machine by this Python, or "
@@ -66,6 +83,11 @@ def _recorded_platform(tree: FoundTree, records: Sequence[EngineRecord]) -> Plat
                 "compile again"
             )
     return records[0].platform
+
+
+def keyed_platform(scan: TreeScan, platform: Platform) -> Platform:
+    """As it enters the key. Compiled C++ runs only on such CPUs; a tree without any runs on all."""
+    return platform if platform.device == "cpu" or holds_cpp(scan) else platform.for_any_cpu()
 
 
 def _parts(

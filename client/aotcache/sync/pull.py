@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from aotcache.core.places import Places
 from aotcache.core.trust import UNSIGNED
 from aotcache.errors import LocalError, ManifestError, RemoteError, UsageError
+from aotcache.local.existing import compare
 from aotcache.local.install import install
 from aotcache.local.staging import Staging, discard
-from aotcache.local.state import TreeState, make_directories, write_whole
+from aotcache.local.state import TreeState, make_directories, target_of
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
@@ -25,12 +26,14 @@ from aotcache.sync.site import Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledPart:
-    """files: that the part has; installed: of those, how many were not on this disk yet."""
+    """files: that the part has; installed: of those, how many were not on this disk yet; kept: how
+    many were, with another size, and stayed as they were."""
 
     part: str
     generation: int
     files: int
     installed: int
+    kept: int
     signers: tuple[str, ...]
 
 
@@ -56,17 +59,22 @@ class Pulled:
     def installed(self) -> int:
         return sum(part.installed for part in self.parts)
 
+    @property
+    def kept(self) -> int:
+        return sum(part.kept for part in self.parts)
+
 
 def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1) -> Pulled | Miss:
     """Look a tree up and install it at `tree_path` (absolute): the parts asked for, or all.
 
     Several processes of one node may ask at once: one fetches, the others wait and find it there.
-    Existing files are never replaced. A Miss says why there is nothing to pull; every error is
-    raised (AotcacheError) and leaves the tree as it was, or with whole units more.
+    Existing files are never replaced: those with another size are counted as `kept`, and another
+    `model` is a LocalError. A Miss says why there is nothing to pull; every error is raised
+    (AotcacheError) and leaves the tree as it was, or with whole units more.
     """
     begin = time.monotonic()
     state = TreeState(tree_path)
-    with state.locked(lock_timeout):
+    with state.locked(lock_timeout, site.progress.step):
         discard(state.staging)
         answer = site.index.lookup(lookup)
         if isinstance(answer, Miss):
@@ -76,15 +84,17 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
             f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
         )
         manifests = _manifests(site, answer, parts, lookup)
-        needed = {m.statement.part: _missing_files(m, tree_path) for m in manifests}
-        mover = _Mover(site, answer, manifests, [e for part in needed.values() for e in part])
+        found = {m.statement.part: compare(m.statement.files, tree_path) for m in manifests}
+        mover = _Mover(site, answer, manifests, [e for c in found.values() for e in c.missing])
         if mover.entries:
             mover.move(state, tree_path)
         for manifest in manifests:
             data = encode_manifest(
                 manifest.statement_bytes, manifest.locations, manifest.signatures
             )
-            write_whole(state.manifest(manifest.statement.part), data)
+            said = manifest.statement
+            target = target_of(site.store.url, said.namespace, said.platform.id)
+            state.remember(target, said.part, data)
     return Pulled(
         tree=manifests[0].statement.tree,
         path=tree_path,
@@ -93,7 +103,8 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
                 part=m.statement.part,
                 generation=m.statement.generation,
                 files=len(m.statement.files),
-                installed=len(needed[m.statement.part]),
+                installed=len(found[m.statement.part].missing),
+                kept=found[m.statement.part].kept,
                 signers=tuple(signature.key for signature in m.signatures),
             )
             for m in manifests
@@ -114,19 +125,18 @@ def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:
             f"the service says that {hit.layout}/{hit.hash[:12]} is stored, and not where "
             f"{', '.join(sorted(left)) or 'any part'} lies: run `aotcache reindex` there"
         )
-    if lookup.parts:
-        return [part for part in hit.parts if part.part in lookup.parts]
+    chosen = [part for part in hit.parts if not lookup.parts or part.part in lookup.parts]
     by_directory: dict[str, list[str]] = defaultdict(list)
-    for part in hit.parts:
+    for part in chosen:
         if part.part != SHARED:
             by_directory[part_directory(part.part)].append(part.part)
     for directory, names in by_directory.items():
         if len(names) > 1:
             raise UsageError(
                 f"{hit.layout}/{hit.hash[:12]} holds {directory} compiled for several devices "
-                f"({', '.join(names)}): say which with --part"
+                f"({', '.join(names)}), and a disk has room for one: say which with --part"
             )
-    return list(hit.parts)
+    return chosen
 
 
 def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) -> list[Manifest]:
@@ -143,14 +153,6 @@ def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) ->
                 "`aotcache reindex` on the service"
             )
     return manifests
-
-
-def _missing_files(manifest: Manifest, tree_path: str) -> list[FileEntry]:
-    return [
-        entry
-        for entry in manifest.statement.files
-        if not os.path.lexists(os.path.join(tree_path, entry.path))
-    ]
 
 
 class _Mover:
@@ -184,6 +186,7 @@ class _Mover:
         try:
             self._fetch(staging)
             self._site.progress.step(f"installing {len(self.entries)} files into {tree_path}")
+            staging.sync()
             install(staging.path, tree_path)
         finally:
             staging.clear()

@@ -63,10 +63,6 @@ class TreeLooks:
             if state not in (State.COMPLETE, State.EMPTY)
         }
 
-    @property
-    def empty(self) -> list[str]:
-        return sorted(name for name, state in self.states.items() if state is State.EMPTY)
-
     def wait(self, timeout: float) -> TreeScan:
         """Look until every part is complete, at most `timeout` seconds."""
         end = time.monotonic() + timeout

@@ -6,19 +6,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aotcache.core.settling import State
-from aotcache.errors import AotcacheError, FormatError, InvalidNameError, LocalError
+from aotcache.errors import AotcacheError, FormatError, LocalError
 from aotcache.local.records import read_records
-from aotcache.local.state import TreeState
+from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, LeftOut, TreeScan, find_trees, tree_folders
-from aotcache.protocol.manifest import decode_manifest
+from aotcache.protocol.manifest import Statement, decode_manifest
 from aotcache.protocol.names import SHARED, part_directory
 from aotcache.protocol.platform import Platform
-from aotcache.sync.identity import identify
+from aotcache.protocol.record import EngineRecord
+from aotcache.sync.identity import identify, keyed_platform, platform_of
 from aotcache.sync.publish import Published, publish
 from aotcache.sync.settle import QUIET, TreeLooks
 from aotcache.sync.site import Site
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _TICK = 0.5  # seconds between looks at trees that are being written
 _LOOKS_SHARE = 20  # a look that took t seconds is not repeated for 20 t: at most 5 % of a core
+_GRAPHS = ("fxgraph", "aotautograd")
 _FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds until a failed publish is tried again
 
 
@@ -40,15 +42,17 @@ class _Watched:
     times: int = 0
     next_look: float = 0.0
     named: set[LeftOut] = field(default_factory=set)
-    offered: set[str] = field(default_factory=set)  # paths that a publish has looked at
+    # Paths that a publish has looked at, by platform: one tree may be compiled again for another.
+    offered: dict[str, set[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Watcher:
     """Publishes from one cache root.
 
-    platform: for trees without a record (None: they are named in the log and left). rescan: seconds
-    between looks for growth in trees that were complete.
+    platform: for trees without a record (None: they are named in the log and left); a record says
+    it itself. rescan: seconds between looks for growth in trees that were complete. What was
+    published stays published: a tree that is deleted from the service is not published again.
     """
 
     site: Site
@@ -66,6 +70,7 @@ class Watcher:
         not be published is in `failed`, by path. Raises LocalError where the cache root cannot be
         read."""
         self.failed.clear()
+        self._name_absent()
         self._find()
         end = time.monotonic() + timeout
         for watched in self._trees.values():
@@ -87,6 +92,7 @@ class Watcher:
             self.cache_root,
             "network file system: by looks" if events is None else "by events",
         )
+        self._name_absent()
         next_rescan = 0.0
         try:
             while not stop.is_set():
@@ -108,6 +114,13 @@ class Watcher:
         finally:
             if events is not None:
                 events.stop()
+
+    def _name_absent(self) -> None:
+        if not os.path.isdir(self.cache_root):
+            logger.warning(
+                "there is no %s yet: nothing to publish; is it the right cache root?",
+                self.cache_root,
+            )
 
     def _find_again(self) -> None:
         try:
@@ -161,22 +174,54 @@ class Watcher:
             return
         self._name_left_out(watched, scan.left_out)
         try:
-            folders = [
-                name
-                for name in watched.looks.complete
-                if has_new(tree, scan, name, watched.offered)
-            ]
+            records = read_records(tree.path)
+            platforms = self._platforms(tree, scan, records)
+            offered = watched.offered.setdefault(platforms[0] if platforms else "", set())
+            remembered = self._remembered(tree, platforms)
+            complete = watched.looks.complete
+            folders = [name for name in complete if has_new(scan, name, remembered, offered)]
             if not folders:
                 return
-            identity = identify(tree, scan, read_records(tree.path), self.platform)
-            result = publish(self.site, self.namespace, tree, scan, identity, folders)
+            identity = identify(tree, scan, records, self.platform)
+            result = publish(
+                self.site, self.namespace, tree, scan, identity, folders, complete=complete
+            )
         except AotcacheError as error:
             self._failed(watched, error)
             return
         watched.retry = _FIRST_RETRY
-        watched.offered |= {file.path for file in scan.files if file.part_dir in folders}
+        offered |= {file.path for file in scan.files if file.part_dir in folders}
         self._name_left_out(watched, result.left_out)
         self.published(result)
+
+    def _platforms(
+        self, tree: FoundTree, scan: TreeScan, records: Sequence[EngineRecord]
+    ) -> tuple[str, ...]:
+        """Ids of the platform that the tree would be published for, and of the one that it was
+        pulled for perhaps: a part that was pulled alone may lack the C++ that is for one CPU.
+        Empty: nothing says it, so that what was pulled only can be told from what was not."""
+        if not records and self.platform is None:
+            return ()
+        platform = platform_of(tree, records, self.platform)
+        return keyed_platform(scan, platform).id, platform.id
+
+    def _remembered(self, tree: FoundTree, platforms: Sequence[str]) -> list[Statement]:
+        """What this node has pulled of a tree from here, or published to here, for these platforms;
+        empty: for any."""
+        state, url = TreeState(tree.path), self.site.store.url
+        asked = {target_of(url, self.namespace, platform) for platform in platforms}
+        found = []
+        for target in asked or state.targets():
+            for part, data in state.remembered(target).items():
+                try:
+                    said = decode_manifest(data).statement
+                except FormatError as error:
+                    # It only saves asking the service, which knows what is stored.
+                    logger.warning("manifest %s of %s is left aside: %s", part, tree.path, error)
+                    continue
+                if target == target_of(url, self.namespace, said.platform.id):
+                    found.append(said)
+        return found
 
     def _name_left_out(self, watched: _Watched, left_out: tuple[LeftOut, ...]) -> None:
         for left in left_out:
@@ -187,36 +232,35 @@ class Watcher:
                 )
 
 
-def has_new(tree: FoundTree, scan: TreeScan, folder: str, offered: Container[str] = ()) -> bool:
-    """Whether a directory holds a file that was not offered yet and is not in the newest manifest
-    this node has pulled or published of it. What was pulled is not published back."""
+def has_new(
+    scan: TreeScan, folder: str, remembered: Sequence[Statement], offered: Container[str] = ()
+) -> bool:
+    """Whether a directory holds a file that was not offered yet and is not in what is remembered of
+    it. What was pulled is not published back."""
     new = {f.path for f in scan.files if f.part_dir == folder and f.path not in offered}
-    if not new:
-        return False
-    for part, data in TreeState(tree.path).manifests().items():
-        try:
-            if folder == (SHARED if part == SHARED else part_directory(part)):
-                new.difference_update(entry.path for entry in decode_manifest(data).statement.files)
-        except (FormatError, InvalidNameError) as error:
-            # It only saves asking the service, which knows what is stored.
-            logger.warning("manifest %s of %s is left aside: %s", part, tree.path, error)
+    for said in remembered:
+        if folder == (SHARED if said.part == SHARED else part_directory(said.part)):
+            new.difference_update(entry.path for entry in said.files)
     return bool(new)
 
 
 def directory_times(tree_path: str) -> int:
     """A fingerprint of the directories in which new files show, without reading the many that hold
-    the files themselves: Inductor's of two characters, and Triton's a kernel."""
+    the files themselves: Inductor's of two characters, its graphs' of a key, Triton's a kernel."""
     times = []
     todo = [tree_path]
     while todo:
         folder = todo.pop()
-        kernels = os.path.basename(folder) in ("triton", "triton_cache")
+        above, name = os.path.split(folder)
+        # In triton/{device}, fxgraph/{2 chars}/{key} and aotautograd/{key} files lie in what is
+        # listed here; a graph that grows by an entry shows in its key's directory alone.
+        last = name in ("triton", "triton_cache") or os.path.basename(above) in _GRAPHS
         with suppress(OSError), os.scandir(folder) as entries:
             times.append((folder, os.stat(folder).st_mtime_ns))
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     continue
-                if kernels or len(entry.name) == 2:
+                if last or (len(entry.name) == 2 and name not in _GRAPHS):
                     times.append((entry.path, entry.stat(follow_symlinks=False).st_mtime_ns))
                 else:
                     todo.append(entry.path)

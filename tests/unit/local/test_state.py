@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aotcache.errors import LocalError
-from aotcache.local.state import TreeState, read_folder, write_whole
+from aotcache.local.state import TreeState, read_folder, target_of, write_whole
 
 HOLDER = """
 import sys, time
@@ -109,21 +109,128 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["taken"]
 
 
-def test_manifests_by_part(state: TreeState) -> None:
-    assert state.manifests() == {}
-    write_whole(state.manifest("shared"), b"one")
-    write_whole(state.manifest("rank_0_0-d1"), b"two")
-    write_whole(f"{os.path.dirname(state.manifest('shared'))}/junk.tmp", b"not ours")
-    assert state.manifests() == {"shared": b"one", "rank_0_0-d1": b"two"}
+HERE = target_of("file:///store", "default", "0" * 32)
+
+
+def test_manifests_by_target_and_part(state: TreeState) -> None:
+    assert (state.remembered(HERE), state.targets()) == ({}, [])
+    state.remember(HERE, "shared", b"one")
+    state.remember(HERE, "rank_0_0-d1", b"two")
+    assert state.remembered(HERE) == {"shared": b"one", "rank_0_0-d1": b"two"}
+    others = [
+        target_of("file:///other", "default", "0" * 32),
+        target_of("file:///store", "team", "0" * 32),
+        target_of("file:///store", "default", "1" * 32),
+    ]
+    assert len({HERE, *others}) == 4
+    for other in others:
+        assert state.remembered(other) == {}
+        state.remember(other, "shared", b"another")
+    assert state.remembered(HERE)["shared"] == b"one"
+    assert state.targets() == sorted([HERE, *others])
+
+
+def test_who_waits_says_so_once(state: TreeState) -> None:
+    said: list[str] = []
+    done = threading.Event()
+
+    def other() -> None:
+        with state.locked(60, said.append):
+            done.set()
+
+    with state.locked(waiting=said.append):
+        thread = threading.Thread(target=other)
+        thread.start()
+        while not said:
+            assert thread.is_alive()
+        assert not done.is_set()
+    thread.join()
+    assert done.is_set()
+    assert said == [f"waiting for another process that is at {state.tree_path}"]
+
+
+def test_what_a_killed_writer_left_is_swept(state: TreeState) -> None:
+    for number in ("", "2"):
+        tree = TreeState(state.tree_path + number)
+        tree.remember(HERE, "shared", b"manifest")
+        for path in (tree.journal, tree.memo, f"{tree.records}/shared.json"):
+            write_whole(path, b"{}")
+    home = Path(state.tree_path).parent / ".aotcache"
+    kept = {path for path in home.rglob("*") if path.is_file()}
+    (record,) = (path for path in kept if path.parent.parts[-2:] == ("records", "tree"))
+    for path in kept:
+        path.with_name(f"{path.name}.0123abcd.tmp").write_bytes(b"half")
+    with state.locked():
+        left = {path for path in home.rglob("*.tmp") if "tree2" not in str(path)}
+        # Records are written without the lock: one may be at it now.
+        assert left == {record.with_name(f"{record.name}.0123abcd.tmp")}
+        assert len([path for path in home.rglob("*.tmp") if "tree2" in str(path)]) == 4
+        assert all(path.is_file() for path in kept)
+
+
+def _refused(state: TreeState, why: str) -> None:
+    for use in (
+        lambda: state.remembered(HERE),
+        lambda: state.remember(HERE, "shared", b"manifest"),
+        lambda: state.staging,
+        lambda: state.records,
+        lambda: state.locked(1).__enter__(),
+    ):
+        with pytest.raises(LocalError, match=rf"\.aotcache {why}.*remove it"):
+            use()
+
+
+@pytest.fixture
+def ours(state: TreeState) -> Path:
+    directory = Path(state.tree_path).parent / ".aotcache"
+    directory.mkdir(parents=True, mode=0o755)
+    return directory
+
+
+def test_a_state_that_is_a_link_is_refused(state: TreeState, ours: Path, tmp_path: Path) -> None:
+    ours.rename(tmp_path / "elsewhere")
+    ours.symlink_to(tmp_path / "elsewhere")
+    _refused(state, "is not a directory")
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_a_state_that_others_can_write_to_is_refused(
+    state: TreeState, ours: Path, mode: int
+) -> None:
+    ours.chmod(mode)
+    _refused(state, "can be written by others")
+    ours.parent.chmod(0o1777)
+    _refused(state, "can be written by others")
+
+
+def test_a_state_of_another_user_is_refused(state: TreeState, ours: Path) -> None:
+    os.chown(ours, 12345, -1)
+    _refused(state, "belongs to user 12345")
+    assert os.listdir(ours) == []
+
+
+def test_who_owns_the_cache_may_own_its_state(state: TreeState, ours: Path) -> None:
+    """The engine's user, seen by a watcher of another."""
+    for path in (ours, ours.parent):
+        os.chown(path, 12345, 12345)
+    state.remember(HERE, "shared", b"manifest")
+    # As a Kubernetes volume with an fsGroup comes back.
+    for path in (ours, ours.parent):
+        path.chmod(0o2775)
+    assert state.remembered(HERE) == {"shared": b"manifest"}
+    with state.locked(1):
+        pass
 
 
 def test_forget_leaves_the_records(state: TreeState) -> None:
-    for path in (state.manifest("shared"), state.journal, state.memo):
+    state.remember(HERE, "shared", b"{}")
+    for path in (state.journal, state.memo):
         write_whole(path, b"{}")
     write_whole(f"{state.records}/shared.json", b"{}")
     state.forget()
     state.forget()
-    assert state.manifests() == {}
+    assert state.remembered(HERE) == {}
     assert not os.path.exists(state.journal)
     assert not os.path.exists(state.memo)
     assert os.listdir(state.records) == ["shared.json"]

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.errors import UsageError
-from aotcache.local.records import read_records
+from aotcache.errors import FormatError, UsageError
+from aotcache.local.records import read_records, write_record
 from aotcache.probe.trees import FoundTree, scan_tree
+from aotcache.protocol.names import INDUCTOR
 from aotcache.protocol.platform import Platform
+from aotcache.protocol.record import EngineRecord
 from aotcache.sync.identity import Identity, identify
 from support.small import add, record, small_tree
 from support.trees import H100, RECIPE
@@ -115,7 +117,28 @@ def test_records_of_different_platforms_are_refused(tmp_path: Path) -> None:
     record(Path(tree.path), "rank_1_0-d1", platform=replace(H100, python="cpython-3.11.8"))
     with pytest.raises(UsageError, match="different platforms \\(python\\)"):
         _identify(tree)
-    assert _identify(tree, H100).platform == H100.for_any_cpu()
+    with pytest.raises(UsageError, match="different platforms"):
+        _identify(tree, H100)
+
+
+def test_a_record_says_more_than_who_publishes(tmp_path: Path) -> None:
+    """One `--platform detect` serves a cache root that also holds another Python's trees."""
+    other = replace(H100, python="cpython-3.11.8")
+    recorded = small_tree(tmp_path, name="recorded", platform=other)
+    bare = small_tree(tmp_path, name="bare", records=False)
+    assert _identify(recorded, H100).platform == other.for_any_cpu()
+    assert _identify(bare, H100).platform == H100.for_any_cpu()
+
+
+@pytest.mark.parametrize("about", [{"hash": "f" * 64}, {"layout": INDUCTOR}])
+def test_a_record_of_another_tree_is_refused(tmp_path: Path, about: dict[str, str]) -> None:
+    tree = small_tree(tmp_path, records=False)
+    foreign = EngineRecord(
+        **{"layout": tree.layout, "hash": tree.hash, **about}, part="rank_0_0-d0", platform=H100
+    )
+    where = write_record(tree.path, foreign)
+    with pytest.raises(FormatError, match=f"^{where} is the engine record of"):
+        _identify(tree, H100)
 
 
 def test_records_of_one_rank_on_two_devices_are_refused(tmp_path: Path) -> None:

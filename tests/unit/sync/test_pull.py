@@ -18,11 +18,13 @@ from aotcache.errors import (
     StorageUnavailableError,
     UsageError,
 )
-from aotcache.local.state import TreeState
+from aotcache.local.staging import Staging
+from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.names import manifest_key
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.remote.index import Index
+from aotcache.sync import pull as pulling
 from aotcache.sync.publish import Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
@@ -63,7 +65,9 @@ def test_all_parts(here: Here, tree: FoundTree, published: Published, tmp_path: 
     assert pulled.unsigned
     assert pulled.tree == published.tree
     assert pulled.moved_bytes == published.uploaded_bytes
-    assert set(TreeState(pulled.path).manifests()) == {"shared", "rank_0_0-d0", "rank_1_0-d1"}
+    target = target_of(here.storage_url, "default", published.tree.platform)
+    remembered = TreeState(pulled.path).remembered(target)
+    assert set(remembered) == {"shared", "rank_0_0-d0", "rank_1_0-d1"}
     again = _pull(here.site(), tree, tmp_path / "fresh")
     assert (again.installed, again.moved_bytes, again.requests) == (0, 0, 0)
 
@@ -111,12 +115,66 @@ def test_existing_files_stay_and_missing_ones_come(
 ) -> None:
     pulled = _pull(here.site(), tree, tmp_path / "fresh")
     expected = contents(pulled.path)
-    model = Path(pulled.path) / "rank_0_0/model"
-    model.write_bytes(b"own")
+    graph = "inductor_cache/fxgraph/cd/fgraph/agraph"
+    (Path(pulled.path) / graph).write_bytes(b"compiled here")
     (Path(pulled.path) / "inductor_cache/ab/cabcdef.py").unlink()
     again = _pull(here.site(), tree, tmp_path / "fresh")
-    assert again.installed == 1
-    assert contents(pulled.path) == expected | {"rank_0_0/model": b"own"}
+    assert {p.part: (p.installed, p.kept) for p in again.parts} == {
+        "shared": (1, 1),
+        "rank_0_0-d0": (0, 0),
+        "rank_1_0-d1": (0, 0),
+    }
+    assert (again.installed, again.kept, pulled.kept) == (1, 1, 0)
+    assert contents(pulled.path) == expected | {graph: b"compiled here"}
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("model", [b"", b"another platform's model"])
+def test_another_model_in_the_way_is_an_error(
+    here: Here, tree: FoundTree, tmp_path: Path, model: bytes
+) -> None:
+    place = tmp_path / "fresh" / Path(tree.path).relative_to(tmp_path / "node")
+    add(place, "rank_0_0/model", model)
+    with pytest.raises(LocalError, match=r"rank_0_0/model .* nothing was installed"):
+        pull_tree(here.site(), tree, H100, tmp_path / "fresh")
+    assert contents(place) == {"rank_0_0/model": model}
+    (place / "rank_0_0/model").unlink()
+    assert _pull(here.site(), tree, tmp_path / "fresh").installed == 9
+
+
+@pytest.mark.usefixtures("published")
+def test_a_rank_of_another_device_in_the_way(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    other = small_tree(tmp_path / "other", ranks=(0,), records=False)
+    add(other.path, "rank_0_0/model", b"compiled for another device")
+    record(Path(other.path), "rank_0_0-d1")
+    publish_tree(here.site(), other)
+    _pull(here.site(), tree, tmp_path / "fresh", "rank_0_0-d0")
+    with pytest.raises(LocalError, match="rank_0_0/model is not the one"):
+        pull_tree(here.site(), tree, H100, tmp_path / "fresh", "rank_0_0-d1")
+    with pytest.raises(UsageError, match="one: say which with --part"):
+        pull_tree(here.site(), tree, H100, tmp_path / "new", "rank_0_0-d0", "rank_0_0-d1")
+    _nothing_installed(tmp_path / "new")
+
+
+@pytest.mark.usefixtures("published")
+def test_files_are_on_the_disk_before_they_have_their_names(
+    here: Here, tree: FoundTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    sync, install = Staging.sync, pulling.install
+
+    def synced(staging: Staging) -> None:
+        steps.append(f"{len(contents(staging.path))} synced")
+        sync(staging)
+
+    def installed(staged: str, tree_path: str) -> None:
+        steps.append("installed")
+        install(staged, tree_path)
+
+    monkeypatch.setattr(Staging, "sync", synced)
+    monkeypatch.setattr(pulling, "install", installed)
+    _pull(here.site(), tree, tmp_path / "fresh")
+    assert steps == ["9 synced", "installed"]
 
 
 def test_a_manifest_of_another_tree_under_the_right_key(

@@ -64,7 +64,8 @@ def test_a_rank_that_went_is_empty(tree: FoundTree) -> None:
     looks.look()
     (Path(tree.path) / "rank_1_0/model").unlink()
     looks.look()
-    assert (looks.empty, looks.states["rank_1_0"]) == (["rank_1_0"], State.EMPTY)
+    assert looks.states["rank_1_0"] is State.EMPTY
+    assert looks.states["rank_0_0"] is State.COMPLETE
 
 
 def test_layouts_whose_last_file_is_another(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_layouts_whose_last_file_is_another(tmp_path: Path) -> None:
     add(jit.path, "rank_0_0/backbone/computation_graph.py", b"graph")
     looks = TreeLooks(jit)
     looks.look()
-    assert looks.empty == ["rank_0_0"]
+    assert looks.states == {"rank_0_0": State.EMPTY}
     add(jit.path, "rank_0_0/backbone/vllm_compile_cache.py", b"{}")
     looks.wait(30)
     assert looks.complete == ["rank_0_0"]

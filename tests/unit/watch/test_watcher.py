@@ -17,18 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.local.state import TreeState
+from aotcache.local.state import TreeState, target_of
 from aotcache.net.http import HttpClient
-from aotcache.probe.trees import FoundTree
+from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import VLLM_JIT
+from aotcache.protocol.v1.lookup import Lookup
 from aotcache.remote.index import Index
 from aotcache.sync.publish import Published
-from aotcache.sync.pull import Pulled
+from aotcache.sync.pull import Pulled, pull
 from aotcache.watch import watcher as module
 from aotcache.watch.watcher import Watcher, directory_times
 from support.process import free_ports
 from support.site import publish_tree, pull_tree
-from support.small import CountedIndex, Here, add, record, small_tree
+from support.small import CountedIndex, Here, add, record, service_here, small_tree
 from support.trees import H100
 
 SECONDS = 30  # within which what has to happen happens, on a busy machine
@@ -225,14 +226,84 @@ def test_what_is_stored_already_is_asked_for_once(
     assert _sessions(restarted) == 0
 
 
-@pytest.mark.parametrize("name", ["shared", "junk"])
-def test_a_damaged_manifest_beside_the_tree_is_left_aside(
-    watching: Watching, caplog: pytest.LogCaptureFixture, name: str
+def test_another_namespace_or_store_is_published_to_as_well(
+    here: Here, watching: Watching, tmp_path: Path
 ) -> None:
     tree = small_tree(watching.root)
-    folder = Path(TreeState(tree.path).manifest("shared")).parent
-    folder.mkdir(parents=True)
-    (folder / f"{name}.manifest").write_bytes(b"damaged")
+    with service_here(tmp_path / "second") as second:
+        for number in range(2):  # the second time nothing is new anywhere
+            for place, namespace in ((here, "default"), (here, "team"), (second, "default")):
+                again = Watching(place, watching.root)
+                again.watcher.namespace = namespace
+                assert again.once() == ({tree.hash[:8]: ALL} if number == 0 else {})
+                assert again.watcher.failed == {}
+                assert _sessions(again) == 1 - number
+
+
+def test_what_was_pulled_from_elsewhere_without_a_record_is_named(
+    here: Here, watching: Watching, tmp_path: Path
+) -> None:
+    tree = small_tree(tmp_path / "elsewhere")
+    publish_tree(here.site(), tree, namespace="team")
+    lookup = Lookup(layout=tree.layout, hash=tree.hash, platform=H100, namespace="team")
+    place = tree_path(str(watching.root), tree.layout, tree.hash)
+    assert isinstance(pull(here.site(), lookup, place), Pulled)
+    assert watching.once() == {}
+    assert "no engine record" in watching.watcher.failed[place]
+
+
+def test_what_another_python_compiled_again_is_published(watching: Watching) -> None:
+    tree = small_tree(watching.root)
+    assert watching.once() == {tree.hash[:8]: ALL}
+    other = replace(H100, python="cpython-3.11.8")
+    add(tree.path, "rank_0_0/model", b"compiled again")
+    record(Path(tree.path), "rank_0_0-d0", platform=other)
+    assert watching.once() == {tree.hash[:8]: ALL}
+    assert watching.once() == {}
+    assert _sessions(watching) == 2
+
+
+def test_a_part_that_was_pulled_alone_is_not_published_back(
+    here: Here, watching: Watching, tmp_path: Path
+) -> None:
+    tree = small_tree(tmp_path / "elsewhere", cpp=True)  # for one CPU, which the rank does not show
+    publish_tree(here.site(), tree)
+    assert isinstance(pull_tree(here.site(), tree, H100, watching.root, "rank_0_0-d0"), Pulled)
+    watching.watcher.platform = H100
+    assert watching.once() == {}
+    assert (_sessions(watching), watching.watcher.failed) == (0, {})
+
+
+def test_what_was_deleted_from_the_service_is_not_published_again_by_itself(
+    here: Here, watching: Watching
+) -> None:
+    tree = small_tree(watching.root)
+    site = here.site()
+    stored = publish_tree(site, tree).tree
+    site.index.delete(stored.hash, namespace=stored.namespace, platform=stored.platform)
+    assert watching.once() == {}
+    assert {part.status for part in publish_tree(site, tree).parts} == {"published"}
+
+
+def test_a_cache_root_that_is_not_there_is_named_once(
+    watching: Watching, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), watching.running():
+        _until(lambda: bool(caplog.messages))
+        tree = watching.appear("later")
+        assert watching.next() == (tree.hash[:8], ALL)
+    assert caplog.messages == [
+        f"there is no {watching.root} yet: nothing to publish; is it the right cache root?"
+    ]
+
+
+@pytest.mark.parametrize("name", ["shared", "rank_0_0-d0"])
+def test_a_damaged_manifest_beside_the_tree_is_left_aside(
+    here: Here, watching: Watching, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    tree = small_tree(watching.root)
+    target = target_of(here.storage_url, "default", H100.for_any_cpu().id)
+    TreeState(tree.path).remember(target, name, b"damaged")
     with caplog.at_level(logging.WARNING):
         assert watching.once() == {tree.hash[:8]: ALL}
     assert f"manifest {name} of {tree.path} is left aside" in caplog.text
@@ -348,6 +419,9 @@ GROWN = [
     "inductor_cache/ab/cnew.py",
     "inductor_cache/zz/cnew.py",
     "inductor_cache/fxgraph/cd/fnew/agraph",
+    "inductor_cache/fxgraph/cd/fgraph/anew",
+    "inductor_cache/aotautograd/fgraph/anew",
+    "inductor_cache/aotautograd/fnew/agraph",
     "inductor_cache/aotautograd/zz/agraph",
     "inductor_cache/triton/0/NEWKERNELNEWKERNEL/k.cubin",
     "inductor_cache/triton/1/NEWKERNELNEWKERNEL/k.cubin",
@@ -387,7 +461,9 @@ def test_the_directories_of_kernels_are_not_read(tmp_path: Path) -> None:
         ".",
         "inductor_cache",
         "inductor_cache/aotautograd",
+        "inductor_cache/aotautograd/ef",
         "inductor_cache/fxgraph",
+        "inductor_cache/fxgraph/cd",
         "inductor_cache/locks",
         "inductor_cache/triton",
         "rank_0_0",
