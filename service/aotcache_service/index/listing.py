@@ -101,7 +101,7 @@ def tree_details(db: Session, wanted: Filter) -> TreeDetails:
     if not rows:
         raise NotFoundError(
             f"no tree of hash {wanted.hash[:12]} in namespace {wanted.namespace}; "
-            "`GET /v1/trees` lists what is stored"
+            "`aotcache ls` lists what is stored"
         )
     ids = [tree.id for tree, _ in rows]
     outcomes = _outcomes(db, ids)
