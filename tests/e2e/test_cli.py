@@ -181,6 +181,61 @@ def test_a_push_without_record_wants_the_platform(
     assert "rank_1_0-d1 published" in aotcache(*words, "--platform", h100, env=env).stdout
 
 
+def test_a_machine_that_pulled_has_nothing_to_push(
+    env: dict[str, str], tree: FoundTree, tmp_path: Path, h100: str
+) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
+    fresh = ("--cache-root", str(tmp_path / "fresh"))
+    aotcache("pull", tree.hash, *fresh, "--platform", h100, env=env)
+    again = aotcache("pull", tree.hash, *fresh, "--platform", h100, env=env)
+    assert "there already, in " in again.stdout
+    # Beside an AOT tree vLLM leaves a directory that only explains it.
+    explained = tmp_path / "fresh/torch_compile_cache/0123456789/rank_0_0/backbone"
+    explained.mkdir(parents=True)
+    (explained / "computation_graph.py").write_text("pass")
+    done = aotcache("push", "--all", *fresh, env=env)
+    assert done.stderr.count("nothing to publish of ") == 2
+
+
+def test_typos_are_named(env: dict[str, str], tree: FoundTree, h100: str) -> None:
+    for typo in (tree.hash[:-1], tree.hash.upper()):
+        done = aotcache("lookup", typo, "--platform", h100, env=env, check=False)
+        assert done.returncode == 2
+        assert "64 characters" in done.stderr
+    done = aotcache("ls", "--namespace", "TeamA", env=env, check=False)
+    assert "lower" in done.stderr or "a-z" in done.stderr
+
+
+def test_a_tree_that_is_damaged_in_storage_is_named(
+    env: dict[str, str], tree: FoundTree, h100: str, tmp_path: Path, service: Service
+) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
+    for pack in (service.data / "objects/default/packs").rglob("*-*"):
+        pack.unlink()
+    words = ("--cache-root", str(tmp_path / "fresh"), "--platform", h100)
+    done = aotcache("pull", tree.hash, *words, env=env, check=False)
+    assert done.returncode == 1
+    assert f"aotcache rm {tree.hash}" in done.stderr
+    # What it says helps.
+    aotcache("rm", tree.hash, "--yes", env=env)
+    aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
+    aotcache("pull", tree.hash, *words, env=env)
+
+
+def test_rm_takes_the_start_of_a_platform(
+    env: dict[str, str], tree: FoundTree, h100: str, tmp_path: Path
+) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
+    platform = printed(aotcache("ls", "--json", env=env))[0]["platform_id"]
+    assert platform[:12] in aotcache("ls", env=env).stdout
+    words = ("rm", tree.hash, "--yes", "--platform-id")
+    assert aotcache(*words, "ffffffffffff", env=env, check=False).returncode == 2
+    assert platform in aotcache(*words, platform[:8], env=env).stdout
+
+
 def test_lookup_imports_nothing_heavy() -> None:
     """What keeps its start short: no torch, fsspec, rich, cryptography, service."""
     program = (

@@ -29,12 +29,13 @@ from aotcache.sync.settle import QUIET, TreeLooks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
-    """What `push --json` prints. not_published: place and reason of all that was not. nothing_yet:
-    trees in which there is nothing to publish, as those that vLLM leaves beside its AOT trees."""
+    """What `push --json` prints. not_published: place and reason of all that was not. nothing:
+    trees of which there is nothing to publish: they were pulled, or hold only what vLLM leaves
+    beside its AOT trees."""
 
     published: tuple[Published, ...]
     not_published: dict[str, str]
-    nothing_yet: tuple[str, ...]
+    nothing: tuple[str, ...]
 
 
 @click.command()
@@ -80,7 +81,8 @@ def push(
             try:
                 looks = TreeLooks(tree)
                 looks.wait(wait)
-                if everything and not looks.complete and not looks.waiting:
+                empty = not looks.complete and not looks.waiting
+                if everything and (empty or _only_pulled(tree, platform)):
                     nothing.append(tree.path)
                     continue
                 published.append(_push(place, namespace, looks, platform, failed))
@@ -93,12 +95,12 @@ def push(
                     break  # nor would the next ones get through
     if as_json:
         report = PushReport(
-            published=tuple(published), not_published=failed, nothing_yet=tuple(nothing)
+            published=tuple(published), not_published=failed, nothing=tuple(nothing)
         )
         output.print_json(report)
     else:
         for path in nothing:
-            click.echo(f"nothing to publish yet: {path}", err=True)
+            click.echo(f"nothing to publish of {path}", err=True)
         for result in published:
             click.echo(_said(result))
             output.say_left_out(result.left_out, click.echo)
@@ -120,6 +122,14 @@ def _choose(cache_root: str, start: str | None, layout: str | None) -> list[Foun
         what = f"a tree {start!r}" if start else "any tree"
         raise UsageError(f"there is not {what} under {cache_root}; is --cache-root right?")
     return trees
+
+
+def _only_pulled(tree: FoundTree, platform: Any) -> bool:
+    """Whether a tree came from elsewhere: no engine wrote a record, and a pull left its mark."""
+    from aotcache.local.records import read_records
+    from aotcache.local.state import TreeState
+
+    return platform is None and not read_records(tree.path) and bool(TreeState(tree.path).targets())
 
 
 def _push(
@@ -191,6 +201,8 @@ def watch(
     )
     if once:
         watcher.once()
+        if not find_trees(cache_root):
+            click.echo(f"there is no tree under {cache_root}", err=True)
         for where, why in watcher.failed.items():
             click.echo(f"not published: {where}: {why}", err=True)
         raise SystemExit(1 if watcher.failed else 0)

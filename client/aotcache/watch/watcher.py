@@ -64,6 +64,7 @@ class Watcher:
     published: Callable[[Published], None] = lambda result: None  # noqa: ARG005
     _trees: dict[str, _Watched] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    _again: bool = False
 
     def once(self, timeout: float = 60.0) -> None:
         """Publish what is complete, or becomes so within `timeout` seconds, and return. What could
@@ -86,6 +87,7 @@ class Watcher:
     def run(self, stop: threading.Event) -> None:
         """Watch until `stop` is set. No error of a publish ends it: it is logged and tried
         again."""
+        self._again = True
         events = None if on_network(self.cache_root) else Events()
         logger.info(
             "watching %s (%s)",
@@ -162,7 +164,8 @@ class Watcher:
 
     def _failed(self, watched: _Watched, error: AotcacheError) -> None:
         self.failed[watched.tree.path] = str(error)
-        logger.warning("not published, again in %.0f s: %s", watched.retry, error)
+        if self._again:  # else the caller of `once` says it
+            logger.warning("not published, again in %.0f s: %s", watched.retry, error)
         watched.active = True
         watched.next_look = time.monotonic() + watched.retry
         watched.retry = min(_LAST_RETRY, 2 * watched.retry)
