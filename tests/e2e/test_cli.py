@@ -225,7 +225,7 @@ def test_a_tree_that_is_damaged_in_storage_is_named(
 
 
 def test_rm_takes_the_start_of_a_platform(
-    env: dict[str, str], tree: FoundTree, h100: str, tmp_path: Path
+    env: dict[str, str], tree: FoundTree, tmp_path: Path
 ) -> None:
     env["AOTCACHE_TRUST"] = "unsigned"
     aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
