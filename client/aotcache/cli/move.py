@@ -285,6 +285,8 @@ def said(result: Any) -> str:
         if result.installed
         else f"all {files} files are there already, in {result.path}"
     )
+    if result.kept:
+        done += f", {result.kept} that are not the stored ones were kept"
     return (
         f"{result.tree}: {', '.join(part.part for part in result.parts)}: {done}, "
         f"{result.seconds:.1f} s, {trust}{missing}"

@@ -20,25 +20,29 @@ _REWRITTEN = (".best_config", ".kernel_perf", ".picked_kernel")
 @dataclass(frozen=True, slots=True)
 class Compared:
     """missing: the files to install. kept: how many are there with another size than asked for: a
-    compile of this node's own writes the same names with other, equally good bytes."""
+    compile of this node's own writes the same names with other, equally good bytes. models: what
+    is to be said of each `model` that is not the part's; those are kept, and counted, too."""
 
     missing: list[FileEntry]
     kept: int
+    models: list[str]
 
 
 def compare(files: Iterable[FileEntry], tree_path: str) -> Compared:
-    """Raises LocalError for a `model` that is not the part's: what is around it would not fit.
-
-    It is another device's or platform's, or the empty one that a failed save leaves.
-    """
+    """Existing files are never replaced, and another `model` is no reason to fail: the engine would
+    load it without us too. It may have been compiled here, or be another device's or platform's, or
+    the empty one that a failed save leaves. Raises LocalError for what cannot be read."""
     missing: list[FileEntry] = []
+    models: list[str] = []
     kept = 0
     for entry in files:
         path = os.path.join(tree_path, entry.path)
         try:
             found = os.lstat(path)
             if basename(entry.path) == "model":
-                _check_model(path, found, entry)
+                why = _other_model(path, found, entry)
+                kept += why is not None
+                models += [why] if why else []
             elif _comparable(entry) and (
                 not stat.S_ISREG(found.st_mode) or found.st_size != entry.size
             ):
@@ -47,7 +51,7 @@ def compare(files: Iterable[FileEntry], tree_path: str) -> Compared:
             missing.append(entry)
         except OSError as error:
             raise LocalError(f"cannot read {path}: {error.strerror}") from error
-    return Compared(missing, kept)
+    return Compared(missing, kept, models)
 
 
 def _comparable(entry: FileEntry) -> bool:
@@ -63,7 +67,7 @@ def _digest(path: str) -> str:
     return hasher.hexdigest()
 
 
-def _check_model(path: str, found: os.stat_result, entry: FileEntry) -> None:
+def _other_model(path: str, found: os.stat_result, entry: FileEntry) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         why = "is not a file"
     elif found.st_size == 0:
@@ -71,9 +75,9 @@ def _check_model(path: str, found: os.stat_result, entry: FileEntry) -> None:
     elif found.st_size != entry.size or _digest(path) != entry.digest:
         why = "is not the one that is stored"
     else:
-        return
-    raise LocalError(
-        f"{path} {why}: nothing was installed, as existing files are never replaced. If it was "
-        "compiled here and works, nothing has to be pulled; else delete it (its whole tree, where "
-        "that is another device's or platform's) and pull again"
+        return None
+    return (
+        f"{path} {why}, and stays, as existing files are never replaced. If it was compiled here "
+        "and works, all is well; else delete it (its whole tree, where that is another device's or "
+        "platform's) and pull again"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -23,11 +24,13 @@ from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.sync.fetch import Fetcher
 from aotcache.sync.site import Site
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledPart:
     """files: that the part has; installed: of those, how many were not on this disk yet; kept: how
-    many were, with another size, and stayed as they were."""
+    many were, with other content, and stayed as they were."""
 
     part: str
     generation: int
@@ -68,9 +71,9 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
     """Look a tree up and install it at `tree_path` (absolute): the parts asked for, or all.
 
     Several processes of one node may ask at once: one fetches, the others wait and find it there.
-    Existing files are never replaced: those with another size are counted as `kept`, and another
-    `model` is a LocalError. A Miss says why there is nothing to pull; every error is raised
-    (AotcacheError) and leaves the tree as it was, or with whole units more.
+    Existing files are never replaced: those with another size, and a `model` with other content,
+    are counted as `kept`, and the model is warned of. A Miss says why there is nothing to pull;
+    every error is raised (AotcacheError) and leaves the tree as it was, or with whole units more.
     """
     begin = time.monotonic()
     state = TreeState(tree_path)
@@ -85,6 +88,8 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
         )
         manifests = _manifests(site, answer, parts, lookup)
         found = {m.statement.part: compare(m.statement.files, tree_path) for m in manifests}
+        for warning in (text for compared in found.values() for text in compared.models):
+            logger.warning("%s", warning)
         mover = _Mover(site, answer, manifests, [e for c in found.values() for e in c.missing])
         if mover.entries:
             mover.move(state, tree_path)
