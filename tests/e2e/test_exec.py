@@ -113,6 +113,18 @@ def test_another_python_is_not_guessed(env: dict[str, str], tmp_path: Path) -> N
     assert printed(aotcache("ls", "--json", env=env)) == []
 
 
+def test_a_machine_that_only_trusts_publishes_nothing(env: dict[str, str], tmp_path: Path) -> None:
+    stranger = {**env, "XDG_CONFIG_HOME": str(tmp_path / "stranger")}
+    line = aotcache("key", "generate", env=stranger).stdout.strip()
+    env["AOTCACHE_TRUST"] = ""
+    aotcache("key", "trust", line, env=env)
+    done = _exec(env, tmp_path, "sh", "-c", "touch $TORCHINDUCTOR_CACHE_DIR/x")
+    assert done.returncode == 0
+    assert "no signing key" in done.stderr
+    assert "WARNING" not in done.stderr
+    assert printed(aotcache("ls", "--json", env=env)) == []
+
+
 def test_what_a_shell_runs_is_not_guessed(env: dict[str, str], tmp_path: Path) -> None:
     words = ("exec", "--key", "k", "--cache-root", str(tmp_path), "--", "sh", "-c", "echo ran")
     done = aotcache(*words, env=env)

@@ -16,6 +16,7 @@ import click
 from aotcache import settings
 from aotcache.cli import options
 from aotcache.cli.move import said
+from aotcache.core.trust import SIGNED
 from aotcache.engines import torch as engine
 from aotcache.errors import AotcacheError, InvalidNameError, UsageError
 from aotcache.local.records import read_records, write_record
@@ -153,6 +154,9 @@ class _Cache:
             # Said already, when the deadline passed; a service that does not answer is not asked
             # again, the program has ended.
             logger.info("cache %s is not published: its pull has not ended", self.tree.hash)
+            return
+        if self.site.signer is None and self.site.policy.mode == SIGNED:
+            logger.info("cache %s is not published: this node has no signing key", self.tree.hash)
             return
         if not os.path.isdir(self.tree.path):
             logger.info("%s compiled nothing: there is nothing to publish", self.tree.hash)

@@ -61,8 +61,11 @@ def _is_python(path: str) -> bool:
 
 def _interpreter(script: str) -> str | None:
     """The Python that a script's first line names, or None."""
-    with open(script, "rb") as file:
-        first = file.readline(1024)
+    try:
+        with open(script, "rb") as file:
+            first = file.readline(1024)
+    except OSError:  # it may be run and not read
+        return None
     words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
     if len(words) > 1 and os.path.basename(words[0]) == "env":
         words = [shutil.which(words[1]) or words[1]]
