@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aotcache.probe.trees import FoundTree
-from support.site import Service, aotcache, printed
+from support.site import AOTCACHE, Service, aotcache, printed
 from support.trees import H100, contents, make_ranks
 
 COMMANDS = [
@@ -252,3 +253,28 @@ def test_lookup_imports_nothing_heavy() -> None:
     )
     assert done.stdout == "[]\n"
     assert "no answer" in done.stderr
+
+
+def test_a_terminal_gets_a_bar_and_a_log_gets_lines(
+    env: dict[str, str], tree: FoundTree, h100: str, tmp_path: Path
+) -> None:
+    env["AOTCACHE_TRUST"] = "unsigned"
+    aotcache("push", "--all", "--cache-root", str(tmp_path / "node"), env=env)
+    words = ("pull", tree.hash, "--platform", h100, "--cache-root")
+    log = aotcache(*words, str(tmp_path / "log"), env=env).stderr
+    assert "fetching" in log
+    assert "\x1b[" not in log
+    master, slave = os.openpty()
+    done = subprocess.run(
+        [*AOTCACHE, *words, str(tmp_path / "terminal")],
+        env={**os.environ, **env, "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        check=True,
+    )
+    os.close(slave)
+    shown = os.read(master, 1 << 20)
+    os.close(master)
+    assert b"\x1b[" in shown
+    assert b"INFO" not in shown
+    assert b"files installed" in done.stdout

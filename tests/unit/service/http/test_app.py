@@ -6,11 +6,13 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from typing import cast
 
 import httpx2
 from fastapi.testclient import TestClient
 
 from aotcache.protocol.names import new_publish_id
+from aotcache.storage import ObjectStore
 from aotcache.storage.memory import MemoryStore
 from aotcache_service.http.app import create_app
 from aotcache_service.http.context import STORAGE_THREADS, Context
@@ -149,3 +151,18 @@ def test_the_openapi_page_needs_nothing_from_elsewhere(client: TestClient) -> No
     for path in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert client.get(path).status_code == 200, path
     assert "/v1/lookup" in client.get("/openapi.json").json()["paths"]
+
+
+def test_it_starts_without_looking_at_storage(settings: ServiceSettings) -> None:
+    """However much is stored: nothing is listed, nothing is read."""
+
+    class Unseen:
+        url = "file:///unseen"
+
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"storage was asked for {name}")
+
+    app = create_app(settings, store=cast("ObjectStore", Unseen()))
+    with TestClient(app) as client:
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/v1/trees").json()["trees"] == []
