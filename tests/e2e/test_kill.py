@@ -165,6 +165,7 @@ class _Forked:
         return Site(index=Index(client), store=http_store(client), policy=TrustPolicy("unsigned"))
 
 
+@pytest.mark.timeout(1200)  # some seventy kills, each with two starts and five pulls
 def test_a_service_that_is_killed(tree: FoundTree, tmp_path: Path) -> None:
     for last in itertools.count(1):
         data = tmp_path / f"data{last}"

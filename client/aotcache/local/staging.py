@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -17,8 +16,6 @@ from aotcache.errors import LocalError, PackError
 from aotcache.local.state import make_directories
 from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry
 
-# Of Linux's C libraries; Python has only sync, which also waits for all other disks.
-_SYNCFS = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
 # Blobs up to this size are held in memory and verified before they are written anywhere.
 _IN_MEMORY = max(4 << 20, MAX_RELOCATED)
 
@@ -44,25 +41,6 @@ class Staging:
 
     def clear(self) -> None:
         discard(self.path)
-
-    def sync(self) -> None:
-        """Bring all that is staged to the disk: renamed before that, a power cut could leave files
-        without their content under their final names. Raises LocalError."""
-        try:
-            # One call for thousands of files: an fsync each takes ten times as long.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if _SYNCFS is None:
-                    os.sync()
-                elif _SYNCFS(descriptor):
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number))
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise LocalError(
-                f"cannot bring {self.path} to the disk: {error.strerror}: nothing was installed"
-            ) from error
 
     def write(self, digest: str, size: int, chunks: Iterable[bytes], to: list[FileEntry]) -> None:
         """Write a blob to all files that have it. Raises PackError when the bytes are not those of

@@ -191,7 +191,6 @@ class _Mover:
         try:
             self._fetch(staging)
             self._site.progress.step(f"installing {len(self.entries)} files into {tree_path}")
-            staging.sync()
             install(staging.path, tree_path)
         finally:
             staging.clear()

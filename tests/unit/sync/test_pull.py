@@ -18,13 +18,11 @@ from aotcache.errors import (
     StorageUnavailableError,
     UsageError,
 )
-from aotcache.local.staging import Staging
 from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.names import manifest_key
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.remote.index import Index
-from aotcache.sync import pull as pulling
 from aotcache.sync.publish import Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
@@ -160,27 +158,6 @@ def test_a_rank_of_another_device_in_the_way(here: Here, tree: FoundTree, tmp_pa
     with pytest.raises(UsageError, match="one: say which with --part"):
         pull_tree(here.site(), tree, H100, tmp_path / "new", "rank_0_0-d0", "rank_0_0-d1")
     _nothing_installed(tmp_path / "new")
-
-
-@pytest.mark.usefixtures("published")
-def test_files_are_on_the_disk_before_they_have_their_names(
-    here: Here, tree: FoundTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[str] = []
-    sync, install = Staging.sync, pulling.install
-
-    def synced(staging: Staging) -> None:
-        steps.append(f"{len(contents(staging.path))} synced")
-        sync(staging)
-
-    def installed(staged: str, tree_path: str) -> None:
-        steps.append("installed")
-        install(staged, tree_path)
-
-    monkeypatch.setattr(Staging, "sync", synced)
-    monkeypatch.setattr(pulling, "install", installed)
-    _pull(here.site(), tree, tmp_path / "fresh")
-    assert steps == ["9 synced", "installed"]
 
 
 def test_a_manifest_of_another_tree_under_the_right_key(
