@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import random
 import stat
@@ -17,7 +15,6 @@ from blake3 import blake3
 
 from aotcache.core.relocation import MARKS
 from aotcache.errors import LocalError, PackError, RelocationError
-from aotcache.local import staging as module
 from aotcache.local.staging import Staging
 from aotcache.protocol.manifest import BY_DIRECTORY, EXECUTABLE, PLAIN, FileEntry
 
@@ -127,28 +124,3 @@ def test_a_full_disk_is_named(tiny_disk: Path, size: int) -> None:
         _write(staging, data, _entry("a/one", data))
     staging.clear()
     assert os.listdir(tiny_disk) == []
-
-
-def test_what_is_staged_is_brought_to_the_disk(
-    staging: Staging, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _write(staging, b"data", _entry("a/one", b"data"))
-    staging.sync()
-    synced: list[bool] = []
-    monkeypatch.setattr(module, "_SYNCFS", None)  # a C library without it
-    monkeypatch.setattr(os, "sync", lambda: synced.append(True))
-    staging.sync()
-    assert synced == [True]
-    staging.clear()
-    with pytest.raises(LocalError, match="nothing was installed"):
-        staging.sync()
-
-
-def test_a_disk_that_fails_is_named(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_descriptor: int) -> int:
-        ctypes.set_errno(errno.EIO)
-        return -1
-
-    monkeypatch.setattr(module, "_SYNCFS", fails)
-    with pytest.raises(LocalError, match="Input/output error: nothing was installed"):
-        staging.sync()
