@@ -21,7 +21,7 @@ help: ## list the targets
 
 env: $(STAMP) ## create .venv with aotcache and all that its tests need
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -c 'import torch' 2>/dev/null || \
@@ -41,6 +41,7 @@ packages: ## install the Debian packages that the tests need, where they are mis
 			|| missing="$$missing $$package"; \
 	done; \
 	$(PYTHON_H) || missing="$$missing python3-dev"; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	test -n "$$missing" || exit 0; \
 	echo "Installing$$missing"; \
 	sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
