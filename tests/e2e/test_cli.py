@@ -278,3 +278,20 @@ def test_a_terminal_gets_a_bar_and_a_log_gets_lines(
     assert b"\x1b[" in shown
     assert b"INFO" not in shown
     assert b"files installed" in done.stdout
+
+
+def test_keys_and_publishes_as_json(env: dict[str, str], tree: FoundTree, tmp_path: Path) -> None:
+    made = printed(aotcache("key", "generate", "--json", env=env))
+    trusted = tmp_path / "trusted"
+    trusted.write_text(f"{made['line']}")  # no line feed at the end
+    stranger = {**env, "XDG_CONFIG_HOME": str(tmp_path / "stranger")}
+    line = printed(aotcache("key", "generate", "--json", env=stranger))["line"]
+    words = ("key", "trust", line, "--json", "--trusted-keys", str(trusted))
+    assert [printed(aotcache(*words, env=env))["already"] for _ in range(2)] == [False, True]
+    shown = printed(aotcache("key", "show", "--json", "--trusted-keys", str(trusted), env=env))
+    assert shown["signs"]["id"] == made["id"]
+    assert len({key["id"] for key in shown["trusts"]}) == 2
+    root = ("--cache-root", str(tmp_path / "node"))
+    done = printed(aotcache("watch", "--once", "--json", *root, env=env))
+    assert {part["status"] for part in done["parts"]} == {"published"}
+    assert done["tree"]["hash"] == tree.hash

@@ -23,7 +23,8 @@ def key() -> None:
 
 @key.command()
 @click.option("--out", help="Private key file.  [default: ~/.config/aotcache/signing.pem]")
-def generate(out: str | None) -> None:
+@options.as_json
+def generate(out: str | None, as_json: bool) -> None:
     """Make a signing key; print the line that nodes trust it by."""
     from aotcache.core.trust import generate_key
 
@@ -38,8 +39,12 @@ def generate(out: str | None) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     with open(descriptor, "wb") as file:
         file.write(made.pem())
+    line = made.public_line(socket.gethostname())
+    if as_json:
+        output.print_json({"id": made.id, "line": line, "path": path})
+        return
     click.echo(f"wrote {path} (keep it secret); nodes trust it by this line:", err=True)
-    click.echo(made.public_line(socket.gethostname()))
+    click.echo(line)
 
 
 @key.command()
@@ -64,7 +69,8 @@ def show(signing_key: str | None, trusted_keys: str | None, as_json: bool) -> No
 @key.command()
 @click.argument("line")
 @click.option("--trusted-keys", envvar=settings.TRUSTED_KEYS, show_envvar=True)
-def trust(line: str, trusted_keys: str | None) -> None:
+@options.as_json
+def trust(line: str, trusted_keys: str | None, as_json: bool) -> None:
     """Trust the public key LINE (`aotcache-ed25519 BASE64 comment`, as `key generate` prints)."""
     from aotcache.core.trust import parse_trusted_keys
 
@@ -74,14 +80,22 @@ def trust(line: str, trusted_keys: str | None) -> None:
     path = trusted_keys or settings.config_file("trusted_keys")
     make_directories(os.path.dirname(os.path.abspath(path)))
     known = options.read_trusted_keys(path) if os.path.exists(path) else []
-    if keys[0].id in {trusted.id for trusted in known}:
+    already = keys[0].id in {trusted.id for trusted in known}
+    if not already:
+        _append(path, line.strip())
+    if as_json:
+        output.print_json({"id": keys[0].id, "already": already, "path": path})
+    elif already:
         click.echo(f"{keys[0].id} is trusted already")
-        return
+    else:
+        click.echo(f"trusts {keys[0].id} from now on ({path})")
+
+
+def _append(path: str, line: str) -> None:
     try:
         with open(path, "a+", encoding="utf-8") as file:
             file.seek(0)
             text = file.read()
-            file.write(("\n" if text and not text.endswith("\n") else "") + line.strip() + "\n")
+            file.write(("\n" if text and not text.endswith("\n") else "") + line + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    click.echo(f"trusts {keys[0].id} from now on ({path})")
