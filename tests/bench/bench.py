@@ -137,7 +137,12 @@ class Bench:
         return ["sh", "-c", script, "sh", self.python, S3FS_GET, key, archive, str(target)]
 
     def forget(self) -> None:
-        TreeState(self.tree.path).forget()
+        """Nothing is remembered of the tree but its records: the publish is a first one."""
+        state = TreeState(self.tree.path)
+        for path in (state.journal, state.memo):
+            Path(path).unlink(missing_ok=True)
+        home = Path(state.records).parents[1]
+        shutil.rmtree(home / "manifests" / self.tree.hash, ignore_errors=True)
 
     def pull(self) -> dict[str, list[Sample]]:
         objects = f"{self.bucket}/tree/"

@@ -21,7 +21,6 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -98,13 +97,6 @@ class TreeState:
             return []
         except OSError as error:
             raise LocalError(f"cannot read {error.filename}: {error.strerror}") from error
-
-    def forget(self) -> None:
-        """Drop what is known of earlier publishes and pulls; records stay."""
-        for path in (self.journal, self.memo):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-        shutil.rmtree(self._manifests, ignore_errors=True)
 
     @contextmanager
     def locked(

@@ -223,19 +223,6 @@ def test_who_owns_the_cache_may_own_its_state(state: TreeState, ours: Path) -> N
         pass
 
 
-def test_forget_leaves_the_records(state: TreeState) -> None:
-    state.remember(HERE, "shared", b"{}")
-    for path in (state.journal, state.memo):
-        write_whole(path, b"{}")
-    write_whole(f"{state.records}/shared.json", b"{}")
-    state.forget()
-    state.forget()
-    assert state.remembered(HERE) == {}
-    assert not os.path.exists(state.journal)
-    assert not os.path.exists(state.memo)
-    assert os.listdir(state.records) == ["shared.json"]
-
-
 def test_a_folder_that_cannot_be_read_is_a_local_error(tmp_path: Path) -> None:
     (tmp_path / "x.json").mkdir()
     with pytest.raises(LocalError, match=r"x\.json"):
