@@ -10,6 +10,11 @@ into the tree stays on one file system.
                                                or published to a target
     .aotcache/journal/{tree}.json              packs an interrupted publish has put already
     .aotcache/memo/{tree}.json                 digests of files that have not changed since
+    .aotcache/pulled/{tree}/{part}.json        what the last pull put there, and what came of it
+    .aotcache/loading/{tree}/                  marks of engines that are loading a pulled part
+    .aotcache/poison/{tree}.json               what made an engine of this node crash
+    .aotcache/crashed/{tree}/                  the tree as it was when it did
+    .aotcache/outcomes/                        outcomes that the service has not been told yet
 
 What lies here decides what is installed, so nobody else may be able to change it: beside a
 TORCHINDUCTOR_CACHE_DIR in /tmp, any user of the machine could have made it first.
@@ -73,6 +78,27 @@ class TreeState:
     @property
     def memo(self) -> str:
         return self._path("memo", ".json")
+
+    @property
+    def pulled(self) -> str:
+        return self._path("pulled")
+
+    @property
+    def loading(self) -> str:
+        return self._path("loading")
+
+    @property
+    def poison(self) -> str:
+        return self._path("poison", ".json")
+
+    @property
+    def crashed(self) -> str:
+        return self._path("crashed")
+
+    @property
+    def outcomes(self) -> str:
+        """Of all trees that lie beside this one."""
+        return os.path.dirname(self._path("outcomes"))
 
     @property
     def _manifests(self) -> str:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aotcache.core.places import Places
 from aotcache.core.trust import UNSIGNED
-from aotcache.errors import LocalError, ManifestError, RemoteError, UsageError
+from aotcache.errors import ManifestError, RemoteError, UsageError
 from aotcache.local.existing import compare
-from aotcache.local.install import install
-from aotcache.local.staging import Staging, discard
-from aotcache.local.state import TreeState, make_directories, target_of
+from aotcache.local.loading import poisoned
+from aotcache.local.pulled import Note, content_of, write_note
+from aotcache.local.staging import discard
+from aotcache.local.state import TreeState, target_of
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
-from aotcache.sync.fetch import Fetcher
+from aotcache.sync.mover import Mover
 from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)
+
+CRASHED_HERE = "crashed_here"  # reason of a Miss that only this node gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +44,7 @@ class Pulled:
     """What a pull did. Bytes moved are as stored, bytes written as installed; seconds of it all.
 
     missing: parts that the tree should have and that nobody has published yet.
+    compile_seconds: what the compile took where it was published; None: not known.
     unsigned: the policy accepts parts that nobody signed.
     """
 
@@ -56,6 +56,7 @@ class Pulled:
     written_bytes: int
     requests: int
     seconds: float
+    compile_seconds: float | None
     unsigned: bool
 
     @property
@@ -87,11 +88,14 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
             f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
         )
         manifests = _manifests(site, answer, parts, lookup)
+        if (crashed := _crashed_here(manifests, tree_path)) is not None:
+            return crashed
         found = {m.statement.part: compare(m.statement.files, tree_path) for m in manifests}
         for warning in (text for compared in found.values() for text in compared.models):
             logger.warning("%s", warning)
-        mover = _Mover(site, answer, manifests, [e for c in found.values() for e in c.missing])
-        if mover.entries:
+        missing = [entry for compared in found.values() for entry in compared.missing]
+        mover = Mover(site, answer.namespace, manifests, missing)
+        if missing:
             mover.move(state, tree_path)
         for manifest in manifests:
             data = encode_manifest(
@@ -100,6 +104,8 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
             said = manifest.statement
             target = target_of(site.store.url, said.namespace, said.platform.id)
             state.remember(target, said.part, data)
+        seconds = time.monotonic() - begin
+        _take_note(answer, manifests, missing, tree_path, seconds, mover.moved)
     return Pulled(
         tree=manifests[0].statement.tree,
         path=tree_path,
@@ -118,7 +124,8 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
         moved_bytes=mover.moved,
         written_bytes=mover.written,
         requests=mover.requests,
-        seconds=time.monotonic() - begin,
+        seconds=seconds,
+        compile_seconds=answer.compile_seconds,
         unsigned=site.policy.mode == UNSIGNED,
     )
 
@@ -160,59 +167,45 @@ def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) ->
     return manifests
 
 
-class _Mover:
-    """Fetches, stages and installs the missing files of one pull, and counts."""
-
-    def __init__(
-        self, site: Site, hit: Hit, manifests: list[Manifest], entries: list[FileEntry]
-    ) -> None:
-        self._site = site
-        self._namespace = hit.namespace
-        self.entries = entries
-        self.moved = self.written = self.requests = self._total = 0
-        self._lock = threading.Lock()
-        self._places = Places()
-        for manifest in manifests:
-            self._places.add_manifest(manifest)
-        self._to: dict[str, list[FileEntry]] = defaultdict(list)
-        for entry in entries:
-            self._to[entry.digest].append(entry)
-
-    def move(self, state: TreeState, tree_path: str) -> None:
-        make_directories(os.path.dirname(tree_path))
-        self.written = sum(entry.size for entry in self.entries)
-        free = shutil.disk_usage(os.path.dirname(tree_path)).free
-        if free < self.written:
-            raise LocalError(
-                f"{tree_path} needs {self.written} bytes and its disk has {free}: nothing was "
-                "written; free some space"
+def _crashed_here(manifests: Sequence[Manifest], tree_path: str) -> Miss | None:
+    poison = poisoned(tree_path)
+    for manifest in manifests if poison else ():
+        said = manifest.statement
+        if content_of(said.files) in poison:
+            return Miss(
+                reason=CRASHED_HERE,
+                message=(
+                    f"{said.tree}: {said.part} made an engine of this node crash and is not pulled "
+                    f"again; to try it once more delete {TreeState(tree_path).poison}"
+                ),
             )
-        staging = Staging(state.staging, tree_path)
-        try:
-            self._fetch(staging)
-            self._site.progress.step(f"installing {len(self.entries)} files into {tree_path}")
-            install(staging.path, tree_path)
-        finally:
-            staging.clear()
+    return None
 
-    def _fetch(self, staging: Staging) -> None:
-        fetcher = Fetcher(self._site.store, self._namespace, self._places, self._count)
-        empty = [digest for digest in self._to if digest not in self._places.by_digest]
-        jobs = fetcher.plan(digest for digest in self._to if digest in self._places.by_digest)
-        self._total = sum(job.stored for job in jobs)
-        self._site.progress.step(
-            f"fetching {self._total} bytes of {len({job.pack for job in jobs})} packs"
+
+def _take_note(
+    hit: Hit,
+    manifests: Sequence[Manifest],
+    installed: Sequence[FileEntry],
+    tree_path: str,
+    seconds: float,
+    moved: int,
+) -> None:
+    """Note the parts whose loaded files this pull installed; the rest is from before."""
+    paths = {entry.path for entry in installed}
+    statements = [manifest.statement for manifest in manifests]
+    parts = [s for s in statements if content_of(e for e in s.files if e.path in paths)]
+    for said in parts:
+        note = Note(
+            namespace=said.namespace,
+            layout=said.layout,
+            hash=said.hash,
+            platform=said.platform.id,
+            part=said.part,
+            generation=said.generation,
+            content=content_of(said.files),
+            recipe=said.recipe.id if said.recipe else "",
+            seconds=seconds / len(parts),
+            bytes=moved // len(parts),
+            compile_seconds=hit.compile_seconds,
         )
-
-        def consume(digest: str, size: int, chunks: Iterator[bytes]) -> None:
-            staging.write(digest, size, chunks, self._to[digest])
-
-        for digest in empty:
-            consume(digest, 0, iter(()))
-        fetcher.run(jobs, consume)
-
-    def _count(self, stored: int) -> None:
-        with self._lock:
-            self.moved += stored
-            self.requests += 1
-            self._site.progress.moved(self.moved, self._total)
+        write_note(tree_path, note)

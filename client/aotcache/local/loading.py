@@ -1,0 +1,148 @@
+"""Marks of loads: an engine that dies while it loads or first runs a pulled part leaves one.
+
+The mark is locked by the process that loads. The kernel frees the lock when that process dies, so
+that the next start tells a crash from an engine that is at it right now. What crashed is poison on
+this node: it is not pulled again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from aotcache.errors import FormatError, LocalError
+from aotcache.local.pulled import Note
+from aotcache.local.state import (
+    STATE_DIRECTORY,
+    TreeState,
+    make_directories,
+    read_bytes,
+    write_whole,
+)
+from aotcache.protocol.decoding import decode_json
+
+logger = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 10.0  # a pull of the same tree may be at work
+_ours: set[str] = set()  # marks of this process: looking at one would free its lock
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One load in progress. `lift` it when the engine has run its first step."""
+
+    path: str
+    _fd: int
+
+    def lift(self) -> None:
+        _ours.discard(self.path)
+        with suppress(OSError):
+            os.unlink(self.path)
+        with suppress(OSError):
+            os.close(self._fd)
+
+
+def mark(tree_path: str, note: Note) -> Mark:
+    """Mark that this process loads a pulled part. Raises LocalError."""
+    folder = TreeState(tree_path).loading
+    make_directories(folder)
+    path = os.path.join(folder, f"{note.part}.{secrets.token_hex(4)}.json")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        _ours.add(path)
+        # A record lock: flock would live on in every child that the engine forks.
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(fd, msgspec.json.encode(note))
+    except OSError as error:
+        raise LocalError(f"cannot mark a load in {path}: {error.strerror}") from error
+    return Mark(path, fd)
+
+
+def take_crashed(folder: str) -> list[Note]:
+    """Deal with loads from trees in `folder` whose process died: the parts that did it, which are
+    poison here from now on. Their trees are moved aside, so that the engine compiles. Several
+    processes may ask at once: each crash is given to one. Raises LocalError."""
+    base = os.path.join(folder, STATE_DIRECTORY, "loading")
+    crashed: list[Note] = []
+    for tree in _listed(base):
+        if any(_is_dead(path) for path in _listed(os.path.join(base, tree), whole=True)):
+            crashed += _take(os.path.join(folder, tree))
+    return crashed
+
+
+def poisoned(tree_path: str) -> frozenset[str]:
+    """`content_of` the parts that made an engine of this node crash."""
+    try:
+        return frozenset(decode_json(read_bytes(TreeState(tree_path).poison), list[str]))
+    except (FileNotFoundError, FormatError):
+        return frozenset()
+    except OSError as error:
+        raise LocalError(f"cannot read the poison of {tree_path}: {error.strerror}") from error
+
+
+def _take(tree_path: str) -> list[Note]:
+    state = TreeState(tree_path)
+    with state.locked(_LOCK_SECONDS):
+        notes = []
+        for path in _listed(state.loading, whole=True):
+            if not _is_dead(path):
+                continue
+            try:
+                notes.append(decode_json(read_bytes(path), Note))
+            except (FormatError, OSError) as error:
+                # Killed while it wrote the mark, before it loaded anything.
+                logger.debug("mark %s says nothing: %s", path, error)
+            with suppress(OSError):
+                os.unlink(path)
+        if notes:
+            known = poisoned(tree_path) | {note.content for note in notes}
+            write_whole(state.poison, msgspec.json.encode(sorted(known)))
+            _move_aside(state)
+        return notes
+
+
+def _move_aside(state: TreeState) -> None:
+    """All of it: what crashed may be any of its libraries, and a compile would use it again."""
+    try:
+        make_directories(os.path.dirname(state.crashed))
+        shutil.rmtree(state.crashed, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.rename(state.tree_path, state.crashed)
+        shutil.rmtree(state.pulled, ignore_errors=True)
+    except OSError as error:
+        raise LocalError(
+            f"{state.tree_path} made an engine crash and cannot be moved aside: {error.strerror}; "
+            "delete it"
+        ) from error
+
+
+def _listed(folder: str, *, whole: bool = False) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [os.path.join(folder, name) for name in names] if whole else names
+
+
+def _is_dead(path: str) -> bool:
+    """Whether the process that made a mark is gone."""
+    if path in _ours:
+        return False
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,42 @@
+"""Outcomes on disk: written the moment they are known, kept until the service has been told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from aotcache.errors import FormatError, RemoteError, UnavailableError
+from aotcache.local.state import STATE_DIRECTORY, TreeState, read_folder, write_whole
+from aotcache.protocol.decoding import decode_json
+from aotcache.protocol.v1.outcomes import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+def keep_outcome(tree_path: str, outcome: Outcome) -> None:
+    """Keep an outcome of a part of this tree until `tell_outcomes`. Raises LocalError."""
+    path = os.path.join(TreeState(tree_path).outcomes, secrets.token_hex(8) + ".json")
+    write_whole(path, msgspec.json.encode(outcome))
+
+
+def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
+    """Tell what is kept of the trees in `folder`; how many were told. What the service refuses (its
+    tree is deleted, say) is dropped. Raises UnavailableError, then they are kept; LocalError."""
+    base = os.path.join(folder, STATE_DIRECTORY, "outcomes")
+    told = 0
+    for name, data in read_folder(base, ".json").items():
+        try:
+            tell(decode_json(data, Outcome))
+            told += 1
+        except UnavailableError:
+            raise
+        except (FormatError, RemoteError) as error:
+            logger.info("an outcome is dropped: %s", error)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(base, name + ".json"))
+    return told

@@ -1,0 +1,72 @@
+"""Notes of pulls: what lies on this disk from elsewhere, so that the engine's verdict on it can be
+told, and so that it is known again when it made an engine crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from posixpath import basename
+
+import msgspec
+
+from aotcache.errors import FormatError
+from aotcache.local.state import TreeState, read_bytes, read_folder, write_whole
+from aotcache.protocol.decoding import decode_json
+from aotcache.protocol.manifest import FileEntry
+from aotcache.protocol.names import check_part
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of one tree, as it was pulled. seconds and bytes: what this part's share of the pull
+    took and moved. content: see `content_of`. told: the service knows what came of it."""
+
+    namespace: str
+    layout: str
+    hash: str
+    platform: str
+    part: str
+    generation: int
+    content: str
+    recipe: str = ""
+    seconds: float = 0.0
+    bytes: int = 0
+    compile_seconds: float | None = None
+    told: bool = False
+
+
+def content_of(files: Iterable[FileEntry]) -> str:
+    """What the engine loads of a part, as 32 hex characters; empty where it loads nothing itself.
+
+    Later generations add files and keep these: one that crashes is poison in all of them.
+    """
+    names = ("model", "vllm_compile_cache.py")
+    loaded = sorted(f"{e.digest} {e.path}" for e in files if basename(e.path) in names)
+    return hashlib.sha256("\n".join(loaded).encode()).hexdigest()[:32] if loaded else ""
+
+
+def _path(tree_path: str, part: str) -> str:
+    return os.path.join(TreeState(tree_path).pulled, check_part(part) + ".json")
+
+
+def write_note(tree_path: str, note: Note) -> None:
+    write_whole(_path(tree_path, note.part), msgspec.json.encode(note))
+
+
+def read_note(tree_path: str, part: str) -> Note | None:
+    """The note of a part's last pull; None: it was not pulled. Raises FormatError, OSError."""
+    try:
+        return decode_json(read_bytes(_path(tree_path, part)), Note)
+    except FileNotFoundError:
+        return None
+
+
+def read_notes(tree_path: str) -> list[Note]:
+    """All notes of a tree that can be read."""
+    notes = []
+    for data in read_folder(TreeState(tree_path).pulled, ".json").values():
+        try:
+            notes.append(decode_json(data, Note))
+        except FormatError:
+            continue  # of another version: only an outcome is lost
+    return notes

@@ -1,0 +1,141 @@
+"""Move: the missing files of one pull, fetched, staged, verified and installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from posixpath import basename
+
+from aotcache.core.places import Job, Places
+from aotcache.errors import LocalError
+from aotcache.local.install import install
+from aotcache.local.staging import Staging, discard
+from aotcache.local.state import TreeState, make_directories
+from aotcache.protocol.manifest import FileEntry, Manifest
+from aotcache.sync.fetch import Fetcher
+from aotcache.sync.site import Site
+
+
+class _Stage:
+    """Files that are staged together and installed together."""
+
+    def __init__(self, staging: Staging, entries: Sequence[FileEntry]) -> None:
+        self.staging = staging
+        self.files = len(entries)
+        self.to: dict[str, list[FileEntry]] = defaultdict(list)
+        for entry in entries:
+            self.to[entry.digest].append(entry)
+
+    def write(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+        self.staging.write(digest, size, chunks, self.to[digest])
+
+
+class Mover:
+    """Moves `entries` into one tree and counts: bytes as stored, bytes written, requests.
+
+    What a direct load needs (`model`, and the C++ libraries beside it) is fetched and installed
+    first where there is more than that to fetch: an engine that cannot wait for the rest starts
+    warm all the same.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        namespace: str,
+        manifests: Sequence[Manifest],
+        entries: Sequence[FileEntry],
+    ) -> None:
+        self._site = site
+        self._namespace = namespace
+        self._entries = entries
+        self.moved = self.written = self.requests = self._total = 0
+        self._lock = threading.Lock()
+        self._places = Places()
+        for manifest in manifests:
+            self._places.add_manifest(manifest)
+
+    def move(self, state: TreeState, tree_path: str) -> None:
+        """The caller holds the tree's lock. While staging exists, the pull has not ended."""
+        self.written = sum(entry.size for entry in self._entries)
+        make_directories(os.path.dirname(tree_path))
+        free = shutil.disk_usage(os.path.dirname(tree_path)).free
+        if free < self.written:
+            raise LocalError(
+                f"{tree_path} needs {self.written} bytes and its disk has {free}: nothing was "
+                "written; free some space"
+            )
+        fetcher = Fetcher(self._site.store, self._namespace, self._places, self._count)
+        empty = {e.digest for e in self._entries if e.digest not in self._places.by_digest}
+        jobs = fetcher.plan({e.digest: None for e in self._entries if e.digest not in empty})
+        self._total = sum(job.stored for job in jobs)
+        self._site.progress.step(
+            f"fetching {self._total} bytes of {len({job.pack for job in jobs})} packs"
+        )
+        urgent = {entry.digest for entry in self._entries if _is_urgent(entry)}
+        now = [job for job in jobs if any(digest in urgent for digest, _, _ in job.blobs)]
+        later = [job for job in jobs if job not in now]
+        try:
+            if now and later:
+                self._in_two(fetcher, state, tree_path, (now, later), empty)
+            else:
+                stage = _Stage(Staging(state.staging, tree_path), self._entries)
+                self._fetch(fetcher, jobs, [stage], empty)
+                self._install(stage, tree_path)
+        finally:
+            discard(state.staging)
+
+    def _in_two(
+        self,
+        fetcher: Fetcher,
+        state: TreeState,
+        tree_path: str,
+        jobs: tuple[list[Job], list[Job]],
+        empty: set[str],
+    ) -> None:
+        """A frame that holds both kinds is read once: the other files wait in their own stage, as
+        those of one directory have to appear together."""
+        parts: tuple[list[FileEntry], list[FileEntry]] = ([], [])
+        for entry in self._entries:
+            parts[not _is_urgent(entry)].append(entry)
+        stages = [
+            _Stage(Staging(os.path.join(state.staging, name), tree_path), entries)
+            for name, entries in zip(("first", "rest"), parts, strict=True)
+        ]
+        self._fetch(fetcher, jobs[0], stages, empty)
+        self._install(stages[0], tree_path)
+        self._fetch(fetcher, jobs[1], stages, set())
+        self._install(stages[1], tree_path)
+
+    def _fetch(
+        self, fetcher: Fetcher, jobs: list[Job], stages: list[_Stage], empty: set[str]
+    ) -> None:
+        def consume(digest: str, size: int, chunks: Iterator[bytes]) -> None:
+            taking = [stage for stage in stages if digest in stage.to]
+            if len(taking) > 1:  # the same bytes under two names
+                content = b"".join(chunks)
+            for stage in taking:
+                stage.write(digest, size, chunks if len(taking) == 1 else iter((content,)))
+
+        for digest in empty:
+            consume(digest, 0, iter(()))
+        fetcher.run(jobs, consume)
+
+    def _install(self, stage: _Stage, tree_path: str) -> None:
+        self._site.progress.step(f"installing {stage.files} files into {tree_path}")
+        install(stage.staging.path, tree_path)
+
+    def _count(self, stored: int) -> None:
+        with self._lock:
+            self.moved += stored
+            self.requests += 1
+            self._site.progress.moved(self.moved, self._total)
+
+
+def _is_urgent(entry: FileEntry) -> bool:
+    """Triton's libraries are not: they lie in its `{KEY}` directories, which appear whole."""
+    if basename(entry.path) == "model":
+        return True
+    return entry.path.endswith(".so") and "triton" not in entry.path.split("/")
