@@ -13,9 +13,16 @@ SIGNING_KEY = "AOTCACHE_SIGNING_KEY"
 TRUSTED_KEYS = "AOTCACHE_TRUSTED_KEYS"
 CACHE_ROOT = "VLLM_CACHE_ROOT"
 DEADLINE = "AOTCACHE_DEADLINE"
+DISABLE = "AOTCACHE_DISABLE"
+PUBLISH = "AOTCACHE_PUBLISH"
 
 DEFAULT_URL = "http://127.0.0.1:8750"
 DEFAULT_DEADLINE = 30.0
+
+
+def is_on(value: str | None) -> bool:
+    """Whether a switch is on: set, and not to one of the words for off."""
+    return (value or "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def config_file(name: str) -> str:

@@ -53,9 +53,11 @@ def generate(out: str | None, as_json: bool) -> None:
 @options.as_json
 def show(signing_key: str | None, trusted_keys: str | None, as_json: bool) -> None:
     """Show this machine's signing key (its public line) and the keys it trusts."""
-    signer = options.read_signing_key(signing_key)
+    from aotcache.sync import connect
+
+    signer = connect.read_signing_key(signing_key)
     line = signer.public_line(socket.gethostname()) if signer else ""
-    trusted = options.read_trusted_keys(trusted_keys)
+    trusted = connect.read_trusted_keys(trusted_keys)
     if as_json:
         signs = {"id": signer.id, "line": line} if signer else None
         trusts = [{"id": key.id, "comment": key.comment} for key in trusted]
@@ -79,7 +81,9 @@ def trust(line: str, trusted_keys: str | None, as_json: bool) -> None:
         raise UsageError("that is not one public key")
     path = trusted_keys or settings.config_file("trusted_keys")
     make_directories(os.path.dirname(os.path.abspath(path)))
-    known = options.read_trusted_keys(path) if os.path.exists(path) else []
+    from aotcache.sync import connect
+
+    known = connect.read_trusted_keys(path) if os.path.exists(path) else []
     already = keys[0].id in {trusted.id for trusted in known}
     if not already:
         _append(path, line.strip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +20,6 @@ from aotcache.protocol.names import (
 from aotcache.protocol.platform import Platform
 
 if TYPE_CHECKING:
-    from aotcache.core.trust import SigningKey, TrustedKey
     from aotcache.remote.index import Index
     from aotcache.sync.site import Site
 
@@ -155,58 +153,8 @@ def index_at(url: str, token: str | None) -> Index:
     return Index(HttpClient(url, token))
 
 
-def site_at(
-    url: str,
-    token: str | None,
-    storage_url: str | None,
-    trust: str,
-    trusted_keys: str | None,
-    signing_key: str | None,
-    **_others: object,
-) -> Site:
+def site_at(**site: Any) -> Site:
     """All that publishing and pulling need, from the options of `transfer`."""
-    from aotcache.core.trust import make_policy, parse_trusted_keys
-    from aotcache.net.http import HttpClient
-    from aotcache.remote.index import Index
-    from aotcache.storage import http_store, open_store
-    from aotcache.sync.site import Site
+    from aotcache.sync.connect import connect
 
-    client = HttpClient(url, token)
-    signer = read_signing_key(signing_key)
-    keys = read_trusted_keys(trusted_keys)
-    if signer is not None:
-        # Who publishes here trusts what was published from here.
-        keys += parse_trusted_keys(signer.public_line(), "the signing key")
-    return Site(
-        index=Index(client),
-        store=open_store(storage_url) if storage_url else http_store(client),
-        policy=make_policy(trust, keys),
-        signer=signer,
-    )
-
-
-def read_signing_key(path: str | None) -> SigningKey | None:
-    """The key at `path`; where none is named, the user's own, if there is one."""
-    from aotcache.core.trust import load_signing_key
-
-    where = path or settings.config_file("signing.pem")
-    if path is None and not os.path.exists(where):
-        return None
-    return load_signing_key(_read(where), where)
-
-
-def read_trusted_keys(path: str | None) -> list[TrustedKey]:
-    from aotcache.core.trust import parse_trusted_keys
-
-    where = path or settings.config_file("trusted_keys")
-    if path is None and not os.path.exists(where):
-        return []
-    return parse_trusted_keys(_read(where).decode("utf-8", "replace"), where)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    return connect(**site)

@@ -1,0 +1,79 @@
+"""Connect: the site that settings name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from aotcache import settings
+from aotcache.core.trust import (
+    SigningKey,
+    TrustedKey,
+    load_signing_key,
+    make_policy,
+    parse_trusted_keys,
+)
+from aotcache.errors import UsageError
+from aotcache.net.http import HttpClient
+from aotcache.remote.index import Index
+from aotcache.storage import http_store, open_store
+from aotcache.sync.site import Site
+
+
+def connect(
+    url: str,
+    token: str | None = None,
+    storage_url: str | None = None,
+    trust: str = "",
+    trusted_keys: str | None = None,
+    signing_key: str | None = None,
+) -> Site:
+    """The service at `url`, bytes through it or straight at `storage_url`, keys from these files or
+    the user's own. Nothing is asked of anybody yet. Raises UsageError."""
+    client = HttpClient(url, token)
+    signer = read_signing_key(signing_key)
+    keys = read_trusted_keys(trusted_keys)
+    if signer is not None:
+        # Who publishes here trusts what was published from here.
+        keys += parse_trusted_keys(signer.public_line(), "the signing key")
+    return Site(
+        index=Index(client),
+        store=open_store(storage_url) if storage_url else http_store(client),
+        policy=make_policy(trust, keys),
+        signer=signer,
+    )
+
+
+def connect_by(environ: Mapping[str, str]) -> Site:
+    """The site that environment variables name, as the command line reads them."""
+    return connect(
+        url=environ.get(settings.URL) or settings.DEFAULT_URL,
+        token=environ.get(settings.TOKEN),
+        storage_url=environ.get(settings.STORAGE_URL),
+        trust=environ.get(settings.TRUST, ""),
+        trusted_keys=environ.get(settings.TRUSTED_KEYS),
+        signing_key=environ.get(settings.SIGNING_KEY),
+    )
+
+
+def read_signing_key(path: str | None) -> SigningKey | None:
+    """The key at `path`; where none is named, the user's own, if there is one."""
+    where = path or settings.config_file("signing.pem")
+    if path is None and not os.path.exists(where):
+        return None
+    return load_signing_key(_read(where), where)
+
+
+def read_trusted_keys(path: str | None) -> list[TrustedKey]:
+    where = path or settings.config_file("trusted_keys")
+    if path is None and not os.path.exists(where):
+        return []
+    return parse_trusted_keys(_read(where).decode("utf-8", "replace"), where)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
