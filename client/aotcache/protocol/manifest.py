@@ -26,6 +26,7 @@ from aotcache.protocol.names import (
 from aotcache.protocol.paths import check_paths
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import MAX_TREES_USED, TreeUsed
 
 FORMAT = "aotcache-manifest/1"
 STATEMENT_TYPE = "application/vnd.aotcache.statement.v1+json+zstd"
@@ -59,7 +60,10 @@ class FileEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored, and what the publisher knew. Times are Unix seconds, durations seconds."""
+    """What is stored, and what the publisher knew. Times are Unix seconds, durations seconds.
+
+    trees: those that the starts which wrote this part used, its own included; empty: not known.
+    """
 
     namespace: str
     layout: str
@@ -75,6 +79,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     compile_seconds: float | None = None
     hash_factors: dict[str, str] = {}
     notes: dict[str, str] = {}
+    trees: tuple[TreeUsed, ...] = ()
     files: tuple[FileEntry, ...]
 
     @property
@@ -247,6 +252,10 @@ def _check_statement(statement: Statement) -> None:
     for part in statement.expected_parts:
         check_part(part)
     _ = statement.tree
+    if len(statement.trees) > MAX_TREES_USED:
+        raise ManifestError(
+            f"a manifest names at most {MAX_TREES_USED} trees, not {len(statement.trees)}"
+        )
     if not 1 <= len(statement.files) <= MAX_FILES:
         raise ManifestError(f"a manifest lists 1 to {MAX_FILES} files, not {len(statement.files)}")
     sizes: dict[str, int] = {}

@@ -5,7 +5,8 @@ The compiling process writes it beside the tree, never inside; watchers and side
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -17,6 +18,8 @@ from aotcache.protocol.recipe import Recipe
 
 RECORD_VERSION = 1
 MAX_RECORD = 1 << 20
+MAX_TREES_USED = 64
+MAX_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,22 @@ class TreeUsed:
     layout: str
     hash: str
     compile_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_hash(self.layout, self.hash)
+        # NaN is in no range.
+        if self.compile_seconds is not None and not 0 <= self.compile_seconds <= MAX_SECONDS:
+            raise ValueError(f"compile_seconds is not 0 to {MAX_SECONDS:.0f}")
+
+
+def all_trees(several: Iterable[Iterable[TreeUsed]]) -> tuple[TreeUsed, ...]:
+    """Each tree once, in order of first appearance, with the longest time that anybody gives."""
+    found: dict[tuple[str, str], TreeUsed] = {}
+    for one in (tree for trees in several for tree in trees):
+        known = found.setdefault((one.layout, one.hash), one)
+        seconds = [s for s in (known.compile_seconds, one.compile_seconds) if s is not None]
+        found[one.layout, one.hash] = replace(known, compile_seconds=max(seconds, default=None))
+    return tuple(found.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +56,7 @@ class EngineRecord:
     compile_seconds  what this compile took; None: not known
     hash_factors     what the engine hashed, to tell later why two hashes differ
     notes            recorded to explain, never compared: driver, compiler, engine source, CPU name
-    trees            all trees this start used, this one included
+    trees            all trees this start used, this one included; at most MAX_TREES_USED
     """
 
     version: int = RECORD_VERSION
@@ -57,6 +76,8 @@ class EngineRecord:
         check_part(self.part)
         for part in self.expected_parts:
             check_part(part)
+        if len(self.trees) > MAX_TREES_USED:
+            raise ValueError(f"an engine record names at most {MAX_TREES_USED} trees")
 
 
 def encode_record(record: EngineRecord) -> bytes:

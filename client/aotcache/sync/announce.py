@@ -67,5 +67,6 @@ def statement_of(identity: Identity, key: TreeKey, plan: PartPlan, publish_id: s
         compile_seconds=identity.compile_seconds,
         hash_factors=identity.hash_factors,
         notes=identity.notes,
+        trees=identity.trees,
         files=plan.files,
     )

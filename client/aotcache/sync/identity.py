@@ -11,7 +11,7 @@ from aotcache.probe.trees import FoundTree, TreeScan, devices, holds_cpp
 from aotcache.protocol.names import SHARED, check_part, part_directory
 from aotcache.protocol.platform import Platform, differences
 from aotcache.protocol.recipe import Recipe
-from aotcache.protocol.record import EngineRecord
+from aotcache.protocol.record import EngineRecord, TreeUsed, all_trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class Identity:
     compile_seconds: float | None = None
     hash_factors: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    trees: tuple[TreeUsed, ...] = ()
 
 
 def identify(
@@ -47,6 +48,7 @@ def identify(
         compile_seconds=max(seconds, default=None),
         hash_factors=first.hash_factors if first else {},
         notes=first.notes if first else {},
+        trees=all_trees(record.trees for record in records),
     )
 
 

@@ -26,6 +26,7 @@ else:
 
 STATEMENT_TYPE = b"application/vnd.aotcache.statement.v1+json+zstd"
 HEADER_BYTES, FRAME_BYTES, RELOCATED_BYTES = 65_536, 67_108_864, 16_777_216
+TREES, SECONDS = 64, 1_000_000_000
 WINDOW = {int(zstd.DecompressionParameter.window_log_max): 27}
 TREE = "(vllm-aot)/([0-9a-f]{64})|(vllm-jit)/([0-9a-f]{10})|(inductor)/([A-Za-z0-9][\\w.-]{0,127})"
 KEY = re.compile(
@@ -113,6 +114,11 @@ def _check_statement(key: str, statement: dict[str, Any]) -> None:
     platform = {name: statement["platform"][name] for name in PLATFORM}
     canonical = json.dumps(platform, sort_keys=True, separators=(",", ":")).encode()
     _require(hashlib.sha256(canonical).hexdigest()[:32] == platform_id, "platform id")
+    trees = statement.get("trees", [])
+    for tree in trees:
+        _require(re.fullmatch(TREE, f"{tree['layout']}/{tree['hash']}", re.ASCII), "a tree's name")
+        _require(0 <= (tree.get("compile_seconds") or 0) <= SECONDS, "a tree's compile_seconds")
+    _require(len(trees) <= TREES, "too many trees")
     paths = [path for path, *_ in statement["files"]]
     lowered = {path.lower() for path in paths}
     _require(paths == sorted(paths) and len(lowered) == len(paths), "order of paths")

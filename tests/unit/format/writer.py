@@ -16,6 +16,7 @@ from aotcache.protocol.manifest import FileEntry, Statement, encode_manifest, en
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import TreeUsed
 from unit.format.sample import Files
 
 PLATFORM = Platform(
@@ -113,6 +114,7 @@ class Writer:
             compile_seconds=61.5,
             hash_factors={"env": "0" * 64},
             notes={"driver": "580.95.05"},
+            trees=(TreeUsed(layout=key.layout, hash=key.hash, compile_seconds=61.5),),
             files=files,
         )
         stated = encode_statement(statement)

@@ -27,8 +27,10 @@ from aotcache.protocol.manifest import (
     encode_statement,
     split_manifest,
 )
-from aotcache.protocol.names import manifest_key, parse_manifest_key
-from support.stored import PLATFORM, RECIPE, make_manifest
+from aotcache.protocol.names import VLLM_AOT, VLLM_JIT, manifest_key, parse_manifest_key
+from aotcache.protocol.recipe import MAX_EXTRA, MAX_PARALLEL, MAX_TEXT
+from aotcache.protocol.record import MAX_TREES_USED, TreeUsed
+from support.stored import HASH, PLATFORM, RECIPE, make_manifest
 
 D1, D2, D3, D4 = (letter * 64 for letter in "1234")
 PACK = PackPlace(f"{'a' * 64}-{'b' * 32}", (Frame(50, 100), Frame(5, 60, D4)))
@@ -42,6 +44,7 @@ FILES = (
 )
 BLOBS = (BlobPlace(0, 0, 40), BlobPlace(0, 100, 60), BlobPlace(0, 0, 0), BlobPlace(1, 0, 70))
 LOCATIONS = Locations(packs=(PACK, NEXT), blobs=BLOBS, extra=(D4,))
+OTHER = TreeUsed(layout=VLLM_AOT, hash=HASH)
 STATEMENT = msgspec.structs.replace(
     make_manifest()[0],
     part="rank_0_1-d2",
@@ -49,6 +52,7 @@ STATEMENT = msgspec.structs.replace(
     expected_parts=("rank_0_1-d2", "shared"),
     compile_seconds=1.5,
     notes={"cpu": "Xeon® „Gold“"},
+    trees=(TreeUsed(layout=VLLM_JIT, hash="0123456789", compile_seconds=1.5), OTHER),
     files=FILES,
 )
 SIGNATURES = (Signature("0" * 32, bytes(range(64))), Signature("1" * 32, b""))
@@ -250,6 +254,7 @@ def file(**changes: Any) -> tuple[FileEntry, ...]:
         {"generation": 100_000_000},
         {"publish_id": "1"},
         {"expected_parts": ("all",)},
+        {"trees": (OTHER,) * (MAX_TREES_USED + 1)},
         {"files": ()},
         {"files": file(path="../etc/passwd")},
         {"files": file(path="/etc/passwd")},
@@ -293,3 +298,45 @@ def test_fields_that_must_be_there(field: str) -> None:
     statement = json.loads(STATED)
     del statement[field]
     refused(sections(zstd.compress(json.dumps(statement).encode()), zstd.compress(PLACED)))
+
+
+def stating(**fields: Any) -> bytes:
+    statement = json.loads(STATED) | fields
+    return sections(zstd.compress(json.dumps(statement).encode()), zstd.compress(PLACED))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        {"layout": "vllm-jit", "hash": "../../etc"},
+        {"layout": "other", "hash": "0123456789"},
+        {"layout": "vllm-jit"},
+        {"layout": "vllm-jit", "hash": "0123456789", "compile_seconds": -1},
+        {"layout": "vllm-jit", "hash": "0123456789", "compile_seconds": 1e300},
+    ],
+)
+def test_trees_used_are_checked(used: dict[str, Any]) -> None:
+    assert decode_manifest(stating(trees=[{"layout": "vllm-jit", "hash": "0123456789"}]))
+    refused(stating(trees=[used]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "m" * (MAX_TEXT + 1)},
+        {"model": "ö" * (MAX_TEXT // 2 + 1)},
+        {"engine": "vl\nlm"},
+        {"tensor_parallel_size": -1},
+        {"tensor_parallel_size": MAX_PARALLEL + 1},
+        {"tensor_parallel_size": 1 << 80},
+        {"extra": {str(number): "" for number in range(MAX_EXTRA + 1)}},
+        {"extra": {"x" * MAX_TEXT: ""}},
+        {"extra": {"x": "\x1b[31m"}},
+        {"extra": {"x": 1}},
+    ],
+)
+def test_recipes_are_bounded(change: dict[str, Any]) -> None:
+    recipe = json.loads(STATED)["recipe"]
+    most = {"model": "m" * MAX_TEXT, "extra": {str(n): "ö" for n in range(MAX_EXTRA)}}
+    assert decode_manifest(stating(recipe=recipe | most))
+    refused(stating(recipe=recipe | change))

@@ -1,4 +1,5 @@
 import json
+import math
 from contextlib import suppress
 
 import pytest
@@ -9,8 +10,10 @@ from aotcache.errors import FormatError, InvalidNameError
 from aotcache.protocol.names import INDUCTOR, SHARED, VLLM_AOT
 from aotcache.protocol.record import (
     MAX_RECORD,
+    MAX_TREES_USED,
     EngineRecord,
     TreeUsed,
+    all_trees,
     decode_record,
     encode_record,
 )
@@ -54,6 +57,12 @@ def test_fields_that_are_not_known_are_ignored() -> None:
         {"platform": None},
         {"compile_seconds": "soon"},
         {"notes": {"a": 1}},
+        {"trees": [{"layout": "vllm-aot", "hash": "short"}]},
+        {"trees": [{"layout": "other", "hash": "a"}]},
+        {"trees": [{"layout": "inductor", "hash": "a", "compile_seconds": -1}]},
+        {"trees": [{"layout": "inductor", "hash": "a", "compile_seconds": 1e12}]},
+        {"trees": [{"layout": "inductor", "hash": "a"}] * (MAX_TREES_USED + 1)},
+        {"recipe": {"engine": "x" * 2000}},
     ],
 )
 def test_what_is_no_record_is_a_format_error(change: dict[str, object]) -> None:
@@ -103,3 +112,18 @@ def test_deep_records_are_refused() -> None:
 def test_a_record_is_checked_where_it_is_made() -> None:
     with pytest.raises(InvalidNameError):
         EngineRecord(layout=VLLM_AOT, hash="short", part=SHARED, platform=PLATFORM)
+
+
+def test_all_trees_are_named_once_with_the_longest_time() -> None:
+    def used(name: str, seconds: float | None = None) -> TreeUsed:
+        return TreeUsed(layout=INDUCTOR, hash=name, compile_seconds=seconds)
+
+    several = [(used("b", 2), used("a")), (), (used("c"), used("a", 0.0), used("b", 1))]
+    assert all_trees(several) == (used("b", 2), used("a", 0.0), used("c"))
+    other = TreeUsed(layout=VLLM_AOT, hash=HASH)
+    assert all_trees([(other,), (TreeUsed(layout=INDUCTOR, hash=HASH),)])[0] == other
+
+
+def test_a_time_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile_seconds"):
+        TreeUsed(layout=INDUCTOR, hash="a", compile_seconds=math.nan)

@@ -74,7 +74,7 @@ def test_a_miss_is_a_result(wire: Wire) -> None:
     asked = Lookup(layout="vllm-aot", hash=HASH, platform=PLATFORM)
     assert wire.index.lookup(asked) == miss
     wire.answer(miss, 404)
-    recipe = RecipeLookup(recipe=Recipe(engine="vllm"), platform=PLATFORM)
+    recipe = RecipeLookup(recipe=Recipe(engine="vllm", model="a/b"), platform=PLATFORM)
     assert wire.index.lookup_recipe(recipe) == miss
 
 

@@ -11,9 +11,9 @@ import pytest
 from aotcache.errors import FormatError, UsageError
 from aotcache.local.records import read_records, write_record
 from aotcache.probe.trees import FoundTree, scan_tree
-from aotcache.protocol.names import INDUCTOR
+from aotcache.protocol.names import INDUCTOR, VLLM_AOT
 from aotcache.protocol.platform import Platform
-from aotcache.protocol.record import EngineRecord
+from aotcache.protocol.record import EngineRecord, TreeUsed
 from aotcache.sync.identity import Identity, identify
 from support.small import add, record, small_tree
 from support.trees import H100, RECIPE
@@ -42,7 +42,9 @@ def test_without_a_record_nothing_is_guessed_of_the_platform(tmp_path: Path) -> 
 def test_records_say_it_all(tmp_path: Path) -> None:
     tree = small_tree(tmp_path, ranks=(0, 1), records=False, cpp=True)
     expected = ("shared", "rank_0_0-d6", "rank_1_0-d7")
+    encoder = TreeUsed(layout=VLLM_AOT, hash="e" * 64, compile_seconds=3.0)
     for part, seconds in (("rank_0_0-d6", 10.0), ("rank_1_0-d7", 12.0)):
+        own = TreeUsed(layout=VLLM_AOT, hash=tree.hash, compile_seconds=seconds)
         record(
             Path(tree.path),
             part,
@@ -50,6 +52,7 @@ def test_records_say_it_all(tmp_path: Path) -> None:
             compile_seconds=seconds,
             hash_factors={"env": "1"},
             notes={"driver": "580"},
+            trees=(own, encoder) if seconds == 12.0 else (own,),
         )
     assert _identify(tree) == Identity(
         platform=H100,
@@ -59,6 +62,7 @@ def test_records_say_it_all(tmp_path: Path) -> None:
         compile_seconds=12.0,
         hash_factors={"env": "1"},
         notes={"driver": "580"},
+        trees=(TreeUsed(layout=VLLM_AOT, hash=tree.hash, compile_seconds=12.0), encoder),
     )
 
 

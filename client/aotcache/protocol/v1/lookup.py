@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 
 from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_part
 from aotcache.protocol.platform import Difference, Platform
+from aotcache.protocol.record import TreeUsed
 
 UNKNOWN_HASH = "unknown_hash"
 OTHER_PLATFORM = "other_platform"
 PART_MISSING = "part_missing"
+UNKNOWN_RECIPE = "unknown_recipe"
+OTHER_RECIPE = "other_recipe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class StoredPart:
 class Hit:
     """platform: id of the stored tree (that of any CPU, perhaps). missing: expected, not stored.
 
+    trees: the others that the starts which compiled this one used, to pull in the same go: a
+    loader may need two trees together. They need not be stored.
     objects: where manifests and packs are read through the service, `{objects}/{key}`.
     storage_url: where they lie, for nodes with credentials of their own; empty: only the service
     can reach them.
@@ -63,6 +68,7 @@ class Hit:
     compile_seconds: float | None = None
     objects: str = "/v1/objects"
     storage_url: str = ""
+    trees: tuple[TreeUsed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +76,9 @@ class Miss:
     """Why there is nothing to pull. Not an error, and an error is never reported as one.
 
     reason: `unknown_hash`; `other_platform`: stored, but only where `differences` differ (of the
-    nearest stored platform); `part_missing`: `missing` are not stored, `available` are.
+    nearest stored platform); `part_missing`: `missing` are not stored, `available` are;
+    `unknown_recipe`: nothing of this engine and model; `other_recipe`: only of recipes in which
+    `differences` differ (of the nearest).
     """
 
     reason: str
