@@ -32,24 +32,25 @@ from aotcache.protocol.names import (
     deleted_key,
     new_publish_id,
     pack_key,
-    parse_manifest_key,
 )
 from aotcache.protocol.platform import Difference
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.protocol.v1.outcomes import Outcome
-from aotcache.protocol.v1.publish import Commit, OpenSession, PartState, Session
+from aotcache.protocol.v1.publish import Commit, PartState, Session
 from aotcache.protocol.v1.recipes import RecipeLookup
 from aotcache.protocol.v1.trees import SORTS, TreePage, TreeSummary
 from aotcache.storage import ObjectInfo, ObjectStore, open_store
 from aotcache_service.index import lookup as lookups
+from aotcache_service.index import recipes
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees, tree_details
 from aotcache_service.index.models import Base, OutcomeRow, SessionPackRow
 from aotcache_service.index.usage import UsageCounter
 from aotcache_service.index.write import condemn_unknown_pack, count_outcome
 from aotcache_service.ops.delete import delete_trees
-from aotcache_service.ops.publish import commit, open_session
+from aotcache_service.ops.publish import commit
 from aotcache_service.ops.reindex import ReindexSummary, reindex
+from support.indexed import NOW, begin, finish, publish
 from support.stored import (
     HASH,
     OTHER_PLATFORM,
@@ -62,70 +63,8 @@ from support.stored import (
     put_part,
 )
 
-NOW = 1_000_000
 RANK = "rank_0_0-d0"
 TREE = TreeKey(namespace="default", layout=VLLM_AOT, hash=HASH, platform=PLATFORM.id)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def new_database(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[[], Database]]:
-    """Makes empty databases: each call another one."""
-    made: list[Database] = []
-
-    def make() -> Database:
-        if request.param == "sqlite":
-            url = f"sqlite:///{tmp_path / str(len(made))}/index.sqlite3"
-        elif made:
-            url = request.getfixturevalue("postgres").fresh_url()
-        else:
-            url = request.getfixturevalue("postgres_url")
-        made.append(Database(url))
-        made[-1].migrate()
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def database(new_database: Callable[[], Database]) -> Database:
-    return new_database()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ObjectStore]:
-    opened = open_store((tmp_path / "objects").as_uri())
-    yield opened
-    opened.close()
-
-
-def begin(
-    database: Database,
-    store: ObjectStore,
-    publish_id: str | None = None,
-    *,
-    now: int = NOW,
-    **about: object,
-) -> Session:
-    asked: dict[str, object] = {"layout": VLLM_AOT, "hash": HASH, "platform": PLATFORM, **about}
-    asked.setdefault("parts", ("shared",))
-    body = OpenSession(publish_id=publish_id or new_publish_id(), **asked)  # type: ignore[arg-type]
-    return open_session(database, store, body, now=now, lifetime=3600)
-
-
-def finish(database: Database, store: ObjectStore, *keys: str) -> None:
-    tree = parse_manifest_key(keys[0]).tree
-    session = begin(database, store, namespace=tree.namespace)
-    commit(database, store, session.publish_id, Commit(manifests=keys), now=NOW)
-
-
-def publish(database: Database, store: ObjectStore, content: bytes = b"x", **about: object) -> str:
-    key = put_part(store, content, **about)  # type: ignore[arg-type]
-    finish(database, store, key)
-    return key
 
 
 def look_up(database: Database, **about: object) -> Hit | Miss:
@@ -203,8 +142,8 @@ def test_of_trees_for_this_cpu_and_for_any_the_fuller_is_found(
 
     def by_recipe() -> str:
         with database.read() as db:
-            found = lookups.lookup_recipe(db, RecipeLookup(recipe=RECIPE, platform=mine))
-        assert isinstance(found, lookups.RecipeFound)
+            found = recipes.lookup_recipe(db, RecipeLookup(recipe=RECIPE, platform=mine))
+        assert isinstance(found, recipes.RecipeFound)
         (tree,) = found.hit.trees
         return tree.platform
 
@@ -222,27 +161,6 @@ def test_of_trees_for_this_cpu_and_for_any_the_fuller_is_found(
     publish(database, store, platform=mine, part=RANK)
     assert hit(database, platform=mine).platform == by_recipe() == mine.id
     assert hit(database, platform=replace(mine, cpu="sse")).platform == PLATFORM.id
-
-
-def test_recipe_leads_to_its_trees(database: Database, store: ObjectStore) -> None:
-    def ask(platform: object = PLATFORM) -> object:
-        asked = RecipeLookup(recipe=RECIPE, platform=platform)  # type: ignore[arg-type]
-        with database.read() as db:
-            return lookups.lookup_recipe(db, asked)
-
-    found = ask()
-    assert isinstance(found, Miss)
-    assert found.reason == "unknown_hash"
-    publish(database, store, recipe=RECIPE, created=5)
-    publish(database, store, recipe=RECIPE, created=9, tree_hash="b" * 64)
-    publish(database, store, recipe=replace(RECIPE, dtype="float16"), tree_hash="c" * 64)
-    found = ask()
-    assert isinstance(found, lookups.RecipeFound)
-    assert [tree.hash for tree in found.hit.trees] == ["b" * 64, HASH]
-    found = ask(OTHER_PLATFORM)
-    assert isinstance(found, Miss)
-    assert found.reason == "other_platform"
-    assert found.differences
 
 
 def test_growth_serves_the_newest_generation(database: Database, store: ObjectStore) -> None:

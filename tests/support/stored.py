@@ -19,6 +19,7 @@ from aotcache.protocol.manifest import (
 from aotcache.protocol.names import VLLM_AOT, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import TreeUsed
 from aotcache.storage import ObjectStore
 
 HASH = "a" * 64
@@ -57,6 +58,7 @@ def make_manifest(
     recipe: Recipe | None = None,
     expected_parts: tuple[str, ...] = (),
     compile_seconds: float | None = None,
+    trees: tuple[TreeUsed, ...] = (),
 ) -> tuple[Statement, Locations]:
     """One file of these bytes, in one frame of one pack."""
     publish_id = publish_id or new_publish_id()
@@ -78,6 +80,7 @@ def make_manifest(
         compile_seconds=compile_seconds,
         hash_factors={"env": "1"},
         notes={"driver": "580"},
+        trees=trees,
         files=(FileEntry(f"{part}/file.py", len(content), PLAIN, digest),),
     )
     return statement, Locations(packs=(pack,), blobs=(BlobPlace(0, 0, len(content)),))

@@ -47,6 +47,7 @@ class Base(DeclarativeBase):
         str: _STR,
         float: Float(),
         list[str]: JSON(),
+        list[dict[str, Any]]: JSON(),
         list[list[int]]: JSON(),
         dict[str, str]: JSON(),
         dict[str, Any]: JSON(),
@@ -54,18 +55,34 @@ class Base(DeclarativeBase):
 
 
 class RecipeRow(Base):
-    """`id` is Recipe.id, `fields` the recipe's."""
+    """A recipe that starts of a namespace had. name: Recipe.id. fields: all of the recipe's.
+    published: when the last manifest of it was."""
 
     __tablename__ = "recipes"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    namespace: Mapped[str]
+    name: Mapped[str]
+    engine: Mapped[str]
+    model: Mapped[str]
     fields: Mapped[dict[str, Any]]
+    published: Mapped[int]
+
+    __table_args__ = (
+        UniqueConstraint("namespace", "name"),
+        # For the recipes that may answer another one, the last published first.
+        Index(None, "namespace", "engine", "model", "published", "id"),
+    )
 
 
+# Starts of the recipe used trees of this layout and hash: tree `tree_id` (itself, or one that need
+# not be stored yet) says so. Goes with the tree that said it.
 recipe_trees = Table(
     "recipe_trees",
     Base.metadata,
-    Column("recipe_id", _STR, ForeignKey("recipes.id", ondelete="CASCADE"), primary_key=True),
+    Column("recipe_id", _INT, ForeignKey("recipes.id", ondelete="CASCADE"), primary_key=True),
+    Column("layout", _STR, primary_key=True),
+    Column("hash", _STR, primary_key=True),
     Column(
         "tree_id", _INT, ForeignKey("trees.id", ondelete="CASCADE"), primary_key=True, index=True
     ),
@@ -86,7 +103,7 @@ class TreeRow(Base):
     hash: Mapped[str]
     platform_id: Mapped[str]
     platform: Mapped[dict[str, str]]
-    recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    recipe_id: Mapped[int | None] = mapped_column(ForeignKey("recipes.id"))
     engine: Mapped[str] = mapped_column(default="")
     model: Mapped[str] = mapped_column(default="")
     parts: Mapped[list[str]] = mapped_column(default=list)
@@ -113,7 +130,10 @@ class TreeRow(Base):
 
 
 class PartRow(Base):
-    """One generation of a part: all of them are kept, the newest is the one that is served."""
+    """One generation of a part: all of them are kept, the newest is the one that is served.
+
+    trees: TreeUsed of the starts that wrote it.
+    """
 
     __tablename__ = "parts"
 
@@ -129,9 +149,10 @@ class PartRow(Base):
     signers: Mapped[list[str]]
     created: Mapped[int]
     publisher: Mapped[str]
-    recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    recipe_id: Mapped[int | None] = mapped_column(ForeignKey("recipes.id"))
     compile_seconds: Mapped[float | None]
     expected_parts: Mapped[list[str]]
+    trees: Mapped[list[dict[str, Any]]]
 
     __table_args__ = (UniqueConstraint("tree_id", "part", "generation"),)
 

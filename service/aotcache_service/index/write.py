@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 from aotcache.errors import CondemnedError, NotFoundError, UsageError
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import TreeKey, manifest_key
-from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import MAX_SECONDS
 from aotcache.protocol.v1.outcomes import Outcome
 
 from .frames import frames_of
+from .links import find_or_add_recipe, link_recipes
 from .models import (
     CONDEMNED,
     LIVE,
@@ -25,12 +26,10 @@ from .models import (
     PartRow,
     RecipeRow,
     TreeRow,
-    recipe_trees,
 )
 from .publishing import find_tree
 
-# Of one outcome, so that a sum of millions fits into its column. NaN is in no range.
-_MAX_SECONDS = 1e9
+# As MAX_SECONDS of one outcome, so that a sum of millions fits into its column.
 _MAX_BYTES = 1 << 40
 
 
@@ -44,7 +43,6 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
     statement = manifest.statement
     packs = _pack_rows(db, manifest, stored)
     tree = _find_or_add_tree(db, manifest)
-    recipe = None if statement.recipe is None else _link_recipe(db, tree, statement.recipe)
     others = select(PartRow).where(PartRow.tree_id == tree.id, PartRow.part == statement.part)
     served = db.scalar(others.where(PartRow.newest))
     newest = served is None or served.generation < statement.generation
@@ -63,9 +61,10 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         signers=[signature.key for signature in manifest.signatures],
         created=statement.created,
         publisher=statement.publisher,
-        recipe_id=recipe,
+        recipe_id=find_or_add_recipe(db, statement),
         compile_seconds=statement.compile_seconds,
         expected_parts=list(statement.expected_parts),
+        trees=[asdict(tree_used) for tree_used in statement.trees],
     )
     db.add(row)
     db.flush()
@@ -141,6 +140,7 @@ def refresh(db: Session, tree: TreeRow) -> None:
     every = sorted(found, key=lambda row: (row.created, row.generation, row.part))
     rows = [row for row in every if row.newest]
     tree.hidden = not rows
+    link_recipes(db, tree, every)
     if not rows:
         return
     tree.parts = sorted(row.part for row in rows)
@@ -156,8 +156,8 @@ def refresh(db: Session, tree: TreeRow) -> None:
     seconds = [row.compile_seconds for row in every if row.compile_seconds is not None]
     tree.compile_seconds = max(seconds, default=None)
     recipe = None if tree.recipe_id is None else db.get_one(RecipeRow, tree.recipe_id)
-    tree.engine = "" if recipe is None else str(recipe.fields["engine"])
-    tree.model = "" if recipe is None else str(recipe.fields["model"])
+    tree.engine = "" if recipe is None else recipe.engine
+    tree.model = "" if recipe is None else recipe.model
     # Parts of one publish share frames: each counts once.
     uses = db.execute(
         select(PartPackRow.pack_id, PartPackRow.frames).where(
@@ -180,7 +180,7 @@ def condemn_unknown_pack(db: Session, namespace: str, pack: str) -> bool:
 def count_outcome(db: Session, outcome: Outcome, now: int) -> None:
     """Raises NotFoundError when this generation of the part is not in the index, and UsageError
     for seconds or bytes that no pull takes."""
-    if not 0 <= outcome.seconds <= _MAX_SECONDS or not 0 <= outcome.bytes <= _MAX_BYTES:
+    if not 0 <= outcome.seconds <= MAX_SECONDS or not 0 <= outcome.bytes <= _MAX_BYTES:
         raise UsageError(
             f"an outcome with {outcome.seconds} seconds and {outcome.bytes} bytes: no pull takes so"
         )
@@ -263,17 +263,3 @@ def _find_or_add_tree(db: Session, manifest: Manifest) -> TreeRow:
         db.add(tree)
         db.flush()
     return tree
-
-
-def _link_recipe(db: Session, tree: TreeRow, recipe: Recipe) -> str:
-    name = recipe.id
-    if db.get(RecipeRow, name) is None:
-        db.add(RecipeRow(id=name, fields=asdict(recipe)))
-        db.flush()
-    link = {"recipe_id": name, "tree_id": tree.id}
-    known = select(recipe_trees).where(
-        recipe_trees.c.recipe_id == name, recipe_trees.c.tree_id == tree.id
-    )
-    if db.execute(known).first() is None:
-        db.execute(recipe_trees.insert().values(link))
-    return name

@@ -18,7 +18,6 @@ from aotcache.storage.base import ObjectStore
 _MAX_TIME = 1 << 40
 _MAX_RAW = 1 << 50
 _MAX_PACKS = 10_000  # names are bound into one query
-_MAX_NAME = 1024  # bytes of an indexed column; a row of PostgreSQL's index holds 2704
 
 
 def read_manifest(store: ObjectStore, key: str) -> Manifest:
@@ -42,8 +41,6 @@ def check_manifest(key: str, data: bytes) -> Manifest:
         raise ManifestError(f"{key}: more than {_MAX_RAW >> 40} TiB of files")
     if len(manifest.locations.packs) > _MAX_PACKS:
         raise ManifestError(f"{key}: more than {_MAX_PACKS} packs")
-    if statement.recipe is not None and len(statement.recipe.model.encode()) > _MAX_NAME:
-        raise ManifestError(f"{key}: the recipe's model has more than {_MAX_NAME} bytes")
     return manifest
 
 

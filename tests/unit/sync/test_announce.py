@@ -1,4 +1,4 @@
-"""Manifests that lie in the way: never committed, and of no use to anybody."""
+"""What manifests state, and those that lie in the way: never committed, of no use to anybody."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from aotcache.errors import ManifestError
 from aotcache.net.http import HttpClient
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.manifest import encode_manifest
-from aotcache.protocol.names import TreeKey, manifest_key
+from aotcache.protocol.names import VLLM_JIT, TreeKey, manifest_key
+from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import TreeUsed
+from aotcache.protocol.v1.lookup import Lookup
 from aotcache.protocol.v1.publish import Commit, Committed
+from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 from aotcache.remote.index import Index
 from aotcache.storage import http_store
 from aotcache.sync import announce
@@ -23,8 +27,8 @@ from aotcache.sync.publish import PUBLISHED, Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree
-from support.small import Here, small_tree
-from support.trees import H100
+from support.small import Here, record, small_tree
+from support.trees import H100, RECIPE
 
 
 class Interrupted(Exception):
@@ -129,3 +133,17 @@ def test_what_breaks_the_format_is_not_put(
     with pytest.raises(ManifestError):
         publish_tree(here.site(), small_tree(tmp_path / "node"))
     assert list(here.store.list("default/trees/")) == []
+
+
+def test_the_trees_of_a_start_are_stated(here: Here, tmp_path: Path) -> None:
+    tree = small_tree(tmp_path)
+    own = TreeUsed(layout=tree.layout, hash=tree.hash, compile_seconds=12.0)
+    beside = TreeUsed(layout=VLLM_JIT, hash="0123456789", compile_seconds=3.0)
+    record(Path(tree.path), "rank_0_0-d0", trees=(own, beside))
+    site = here.site()
+    publish_tree(site, tree)
+    hit = site.index.lookup(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    assert hit.trees == (beside,)  # type: ignore[union-attr]
+    named = Recipe(engine=RECIPE.engine, model=RECIPE.model, tensor_parallel_size=0)
+    found = site.index.lookup_recipe(RecipeLookup(recipe=named, platform=H100))
+    assert found == RecipeHit(recipe=RECIPE.id, trees=(hit,))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 
-from ...index import lookup as index
+from ...index import recipes as index
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
 from .lookup import MISS
@@ -18,7 +18,8 @@ router = APIRouter(tags=["lookup"])
 
 @router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(400, 413), **MISS})
 def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> RecipeHit | JSONResponse:
-    """Which trees did starts of this recipe use, on this platform?"""
+    """Which trees did starts of this recipe use, on this platform? What is empty is not compared,
+    but engine and model have to be named."""
     with context.database.read() as db:
         found = index.lookup_recipe(db, asked, context.storage_url)
     if isinstance(found, Miss):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 import httpx2
@@ -127,6 +127,17 @@ def test_miss_is_a_404_with_its_reason(client: TestClient, context: Context) -> 
     asked = {"recipe": asdict(RECIPE), "platform": asdict(OTHER_PLATFORM)}
     miss = client.post("/v1/recipes/lookup", json=asked)
     assert (miss.status_code, miss.json()["reason"]) == (404, "other_platform")
+    other = replace(RECIPE, tensor_parallel_size=2)
+    asked = {"recipe": asdict(other), "platform": asdict(PLATFORM)}
+    miss = client.post("/v1/recipes/lookup", json=asked)
+    assert (miss.status_code, miss.json()["reason"]) == (404, "other_recipe")
+    assert miss.json()["differences"] == [
+        {"field": "tensor_parallel_size", "stored": "1", "asked": "2"}
+    ]
+    asked["recipe"]["model"] = ""
+    refused = client.post("/v1/recipes/lookup", json=asked)
+    assert refused.status_code == 400
+    assert "names no model" in refused.json()["message"]
 
 
 def test_health(settings: ServiceSettings) -> None:

@@ -15,10 +15,11 @@ from aotcache_service.http.bodies import MAX_JSON
 from aotcache_service.http.context import Context
 from aotcache_service.http.errors import STATUS, status_of
 from aotcache_service.http.v1.trees import Sort
-from support.stored import HASH, PLATFORM
+from support.stored import HASH, PLATFORM, RECIPE
 
 ID = "0" * 32
 LOOKUP: dict[str, Any] = {"layout": "vllm-aot", "hash": HASH, "platform": asdict(PLATFORM)}
+BY_RECIPE: dict[str, Any] = {"recipe": asdict(RECIPE), "platform": asdict(PLATFORM)}
 OPEN = {**LOOKUP, "publish_id": ID, "parts": ["shared"]}
 OUTCOME = {
     "layout": "vllm-aot",
@@ -55,6 +56,22 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/v1/publish", b" " * (MAX_JSON + 1), 413, "usage"),
     ("GET", "/v1/lookup", None, 405, "usage"),
     ("POST", "/v1/recipes/lookup", {"recipe": {}, "platform": asdict(PLATFORM)}, 422, "usage"),
+    ("POST", "/v1/recipes/lookup", {**BY_RECIPE, "recipe": {"engine": "vllm"}}, 400, "usage"),
+    (
+        "POST",
+        "/v1/recipes/lookup",
+        {**BY_RECIPE, "recipe": {"engine": "vllm", "model": "m" * 2000}},
+        422,
+        "usage",
+    ),
+    (
+        "POST",
+        "/v1/recipes/lookup",
+        {**BY_RECIPE, "recipe": {"engine": "vllm", "model": "m", "tensor_parallel_size": -1}},
+        422,
+        "usage",
+    ),
+    ("POST", "/v1/publish", {**OPEN, "recipe": {"engine": "\0"}}, 422, "usage"),
     ("GET", "/v1/trees?sort=id", None, 422, "usage"),
     ("GET", "/v1/trees?order=up", None, 422, "usage"),
     ("GET", "/v1/trees?limit=501", None, 422, "usage"),

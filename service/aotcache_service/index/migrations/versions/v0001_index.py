@@ -40,9 +40,20 @@ def upgrade() -> None:
     )
     op.create_table(
         "recipes",
-        sa.Column("id", STR, nullable=False),
+        sa.Column("id", INT, nullable=False),
+        sa.Column("namespace", STR, nullable=False),
+        sa.Column("name", STR, nullable=False),
+        sa.Column("engine", STR, nullable=False),
+        sa.Column("model", STR, nullable=False),
         sa.Column("fields", sa.JSON(), nullable=False),
+        sa.Column("published", INT, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_recipes")),
+        sa.UniqueConstraint("namespace", "name", name=op.f("uq_recipes_namespace_name")),
+    )
+    op.create_index(
+        op.f("ix_recipes_namespace_engine_model_published_id"),
+        "recipes",
+        ["namespace", "engine", "model", "published", "id"],
     )
     op.create_table(
         "sessions",
@@ -79,7 +90,7 @@ def upgrade() -> None:
         sa.Column("hash", STR, nullable=False),
         sa.Column("platform_id", STR, nullable=False),
         sa.Column("platform", sa.JSON(), nullable=False),
-        sa.Column("recipe_id", STR, nullable=True),
+        sa.Column("recipe_id", INT, nullable=True),
         sa.Column("engine", STR, nullable=False),
         sa.Column("model", STR, nullable=False),
         sa.Column("parts", sa.JSON(), nullable=False),
@@ -153,9 +164,10 @@ def upgrade() -> None:
         sa.Column("signers", sa.JSON(), nullable=False),
         sa.Column("created", INT, nullable=False),
         sa.Column("publisher", STR, nullable=False),
-        sa.Column("recipe_id", STR, nullable=True),
+        sa.Column("recipe_id", INT, nullable=True),
         sa.Column("compile_seconds", sa.Float(), nullable=True),
         sa.Column("expected_parts", sa.JSON(), nullable=False),
+        sa.Column("trees", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["recipe_id"], ["recipes.id"], name=op.f("fk_parts_recipe_id")),
         sa.ForeignKeyConstraint(
             ["tree_id"], ["trees.id"], name=op.f("fk_parts_tree_id"), ondelete="CASCADE"
@@ -167,7 +179,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "recipe_trees",
-        sa.Column("recipe_id", STR, nullable=False),
+        sa.Column("recipe_id", INT, nullable=False),
+        sa.Column("layout", STR, nullable=False),
+        sa.Column("hash", STR, nullable=False),
         sa.Column("tree_id", INT, nullable=False),
         sa.ForeignKeyConstraint(
             ["recipe_id"],
@@ -178,7 +192,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["tree_id"], ["trees.id"], name=op.f("fk_recipe_trees_tree_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("recipe_id", "tree_id", name=op.f("pk_recipe_trees")),
+        sa.PrimaryKeyConstraint(
+            "recipe_id", "layout", "hash", "tree_id", name=op.f("pk_recipe_trees")
+        ),
     )
     op.create_index(op.f("ix_recipe_trees_tree_id"), "recipe_trees", ["tree_id"])
     op.create_table(
