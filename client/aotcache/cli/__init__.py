@@ -30,6 +30,7 @@ _COMMANDS = {
     "show": ("aotcache.cli.query:show", "Show all that is known of a stored hash."),
     "rm": ("aotcache.cli.query:rm", "Delete stored trees."),
     "key": ("aotcache.cli.keys:key", "Signing keys and trusted keys."),
+    "doctor": ("aotcache.cli.doctor:doctor", "Say what is set up here, and what to do."),
 }
 
 

@@ -1,0 +1,125 @@
+"""The service and the storage, asked once; and what the plugin is told about them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from aotcache import __version__, settings
+from aotcache.engines.doctor.findings import Finding, Setup, note, ok, problem
+from aotcache.errors import AotcacheError, UnavailableError
+from aotcache.net.http import HttpClient
+from aotcache.protocol.v1.trees import TreePage
+from aotcache.storage import open_store
+
+
+def check_service(setup: Setup) -> Iterator[Finding]:
+    if settings.is_on(setup.environ.get(settings.DISABLE)):
+        yield problem("service", f"{settings.DISABLE} is set: the plugin does nothing", "unset it")
+    yield from _check_deadline(setup)
+    if setup.url is None:
+        yield problem(
+            "service",
+            f"{settings.URL} is not set: the plugin does nothing",
+            f"set {settings.URL}=http://host:port to the service",
+        )
+        return
+    if setup.url != setup.environ.get(settings.URL):
+        yield note(
+            "service",
+            f"{setup.url} was said on the command line; an engine started from here does not know "
+            "it",
+            f"set {settings.URL} for the engine",
+        )
+    try:
+        yield from _ask(setup, setup.url)
+    except UnavailableError as error:
+        yield problem("service", str(error))
+    except AotcacheError as error:
+        token = "" if setup.token else f"; no token is named ({settings.TOKEN})"
+        yield problem("service", f"{error}{token}")
+
+
+def _ask(setup: Setup, url: str) -> Iterator[Finding]:
+    client = HttpClient(url, setup.token, connect_seconds=3, read_seconds=5, retries=0)
+    try:
+        query = {"namespace": setup.namespace, "limit": "1"}
+        page = client.request_json("GET", "/v1/trees", None, TreePage, query=query)
+        version = _version(client)
+    finally:
+        client.close()
+    named = "with a token" if setup.token else "without a token"
+    yield ok("service", f"{url} answers, version {version or 'unknown'}, asked {named}")
+    if version and version != __version__:
+        yield note("service", f"the service is {version}, this is {__version__}", "use one version")
+    if not page.trees:
+        yield note(
+            "service",
+            f"nothing is stored in namespace {setup.namespace} yet: the first start compiles",
+            f"publish: {settings.PUBLISH}=1 for the engine, or `aotcache watch` beside it",
+        )
+
+
+def _version(client: HttpClient) -> str:
+    """As the service's own description of its API says; empty where it does not."""
+    answer = client.send("GET", "/openapi.json")
+    try:
+        return msgspec.json.decode(answer.data, type=_Described).info.version
+    except msgspec.DecodeError:
+        return ""
+
+
+class _Info(msgspec.Struct):
+    version: str
+
+
+class _Described(msgspec.Struct):
+    info: _Info
+
+
+def _check_deadline(setup: Setup) -> Iterator[Finding]:
+    text = setup.environ.get(settings.DEADLINE)
+    if not text:
+        return
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        yield problem(
+            "service",
+            f"{settings.DEADLINE}={text} is not a number of seconds",
+            f"set it to a number, or unset it for {settings.DEFAULT_DEADLINE:.0f}",
+        )
+
+
+def check_storage(setup: Setup) -> Iterator[Finding]:
+    url = setup.storage_url
+    if not url:
+        yield ok("storage", "bytes travel through the service")
+        return
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "file" and not os.path.isdir(unquote(parts.path)):
+            # Not opened: that would make it.
+            yield problem(
+                "storage", f"{url} is not there", "mount it, or look at AOTCACHE_STORAGE_URL"
+            )
+            return
+        _list(url, setup.namespace)
+    except (AotcacheError, ValueError) as error:
+        yield problem("storage", str(error))
+    else:
+        yield ok("storage", f"{url} can be listed with this machine's credentials")
+
+
+def _list(url: str, namespace: str) -> None:
+    store = open_store(url)
+    try:
+        next(iter(store.list(f"{namespace}/trees/")), None)
+    finally:
+        store.close()
