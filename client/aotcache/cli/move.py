@@ -1,14 +1,11 @@
-"""`push`, `watch`, `pull`: trees between this machine and the store."""
+"""`push`, `pull`: trees between this machine and the store."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
 import click
-import msgspec
 
 from aotcache.cli import MISS, options, output
 from aotcache.errors import (
@@ -24,7 +21,7 @@ from aotcache.probe.trees import FoundTree, find_trees, tree_path
 from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.sync.identity import identify
 from aotcache.sync.publish import Published, publish
-from aotcache.sync.settle import QUIET, TreeLooks
+from aotcache.sync.settle import TreeLooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +99,7 @@ def push(
         for path in nothing:
             click.echo(f"nothing to publish of {path}", err=True)
         for result in published:
-            click.echo(_said(result))
+            click.echo(said_published(result))
             output.say_left_out(result.left_out, click.echo)
         for where, why in failed.items():
             click.echo(f"not published: {where}: {why}", err=True)
@@ -152,7 +149,7 @@ def _push(
     return publish(site, namespace, tree, scan, identity, looks.complete)
 
 
-def _said(result: Published) -> str:
+def said_published(result: Published) -> str:
     parts = ", ".join(
         f"{part.part} {part.status}"
         + (f" (generation {part.generation}, {part.new_files} new files)" if part.new_files else "")
@@ -162,54 +159,6 @@ def _said(result: Published) -> str:
         f"{result.tree}: {parts or 'nothing complete'}; {output.size(result.uploaded_bytes)} "
         f"uploaded of {output.size(result.raw_bytes)} in {result.seconds:.1f} s"
     )
-
-
-@click.command()
-@options.cache_root
-@options.platform
-@click.option("--once", is_flag=True, help="Publish what is complete, then exit.")
-@click.option("--quiet", default=QUIET, show_default=True, help="Seconds without a write: settled.")
-@click.option("--rescan", default=30.0, show_default=True, help="Seconds between looks for growth.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each publish.")
-@options.transfer
-def watch(
-    cache_root: str,
-    platform_from: str | None,
-    once: bool,
-    quiet: float,
-    rescan: float,
-    as_json: bool,
-    namespace: str,
-    **site: Any,
-) -> None:
-    """Publish every tree under the cache root as it becomes complete.
-
-    What was completed while nobody watched is found first. Trees without an engine record are left,
-    unless --platform says what they were compiled for. Stops on SIGTERM or Ctrl-C after the publish
-    it is at; a publish that was cut off goes on at the next start.
-    """
-    from aotcache.watch.watcher import Watcher
-
-    watcher = Watcher(
-        options.site_at(**site),
-        namespace,
-        cache_root,
-        platform=options.platform_of(platform_from),
-        quiet=quiet,
-        rescan=rescan,
-        published=_print_line if as_json else lambda result: click.echo(_said(result), err=True),
-    )
-    if once:
-        watcher.once()
-        if not find_trees(cache_root):
-            click.echo(f"there is no tree under {cache_root}", err=True)
-        for where, why in watcher.failed.items():
-            click.echo(f"not published: {where}: {why}", err=True)
-        raise SystemExit(1 if watcher.failed else 0)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    watcher.run(stop)
 
 
 @click.command()
@@ -268,10 +217,6 @@ def pull(
         click.echo(said(result))
     if isinstance(result, Miss):
         raise SystemExit(MISS)
-
-
-def _print_line(result: Published) -> None:
-    click.echo(msgspec.json.encode(result))
 
 
 def said(result: Any) -> str:

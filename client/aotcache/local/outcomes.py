@@ -24,6 +24,14 @@ def keep_outcome(tree_path: str, outcome: Outcome) -> None:
     write_whole(path, msgspec.json.encode(outcome))
 
 
+def has_kept(folder: str) -> bool:
+    """Whether outcomes of trees in `folder` wait to be told."""
+    try:
+        return bool(os.listdir(os.path.join(folder, STATE_DIRECTORY, "outcomes")))
+    except OSError:
+        return False
+
+
 def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
     """Tell what is kept of the trees in `folder`; how many were told. What the service refuses (its
     tree is deleted, say) is dropped. Raises UnavailableError, then they are kept; LocalError."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from aotcache.errors import FormatError
-from aotcache.local.state import TreeState, read_folder, write_whole
+from aotcache.errors import FormatError, LocalError
+from aotcache.local.state import TreeState, read_bytes, read_folder, write_whole
 from aotcache.protocol.record import EngineRecord, decode_record, encode_record
 
 
@@ -19,6 +19,17 @@ def write_record(tree_path: str, record: EngineRecord) -> str:
     path = record_path(tree_path, record.part)
     write_whole(path, encode_record(record))
     return path
+
+
+def read_record(tree_path: str, part: str) -> EngineRecord | None:
+    """The record of one part; None: there is none. Raises FormatError, LocalError."""
+    path = record_path(tree_path, part)
+    try:
+        return decode_record(read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LocalError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_records(tree_path: str) -> list[EngineRecord]:

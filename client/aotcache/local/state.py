@@ -52,7 +52,7 @@ def target_of(store_url: str, namespace: str, platform: str) -> str:
 class TreeState:
     """One tree's state. `tree_path` is absolute; the tree itself need not exist.
 
-    Raises LocalError wherever `.aotcache` is another's: see `_check_ours`.
+    Raises LocalError wherever `.aotcache` is another's: see `check_ours`.
     """
 
     tree_path: str
@@ -60,7 +60,7 @@ class TreeState:
     def _path(self, kind: str, suffix: str = "") -> str:
         parent, name = os.path.split(self.tree_path)
         directory = os.path.join(parent, STATE_DIRECTORY)
-        _check_ours(directory)
+        check_ours(directory)
         return os.path.join(directory, kind, name + suffix)
 
     @property
@@ -134,7 +134,7 @@ class TreeState:
         path = self._path("locks", ".lock")
         make_directories(os.path.dirname(path))
         # Again: somebody else may have made it since the first look.
-        _check_ours(os.path.dirname(os.path.dirname(path)))
+        check_ours(os.path.dirname(os.path.dirname(path)))
         lock = FileLock(path)
         try:
             self._acquire(lock, timeout, waiting)
@@ -170,7 +170,7 @@ class TreeState:
                     os.unlink(path)
 
 
-def _check_ours(directory: str) -> None:
+def check_ours(directory: str) -> None:
     """Whether nobody else can change what lies in `.aotcache`, where it exists. Raises LocalError.
 
     Who can write to the directory around it can put anything into the trees themselves, so that its

@@ -48,11 +48,12 @@ def connect_by(environ: Mapping[str, str]) -> Site:
     """The site that environment variables name, as the command line reads them."""
     return connect(
         url=environ.get(settings.URL) or settings.DEFAULT_URL,
-        token=environ.get(settings.TOKEN),
-        storage_url=environ.get(settings.STORAGE_URL),
+        # Set and empty is as good as not set.
+        token=environ.get(settings.TOKEN) or None,
+        storage_url=environ.get(settings.STORAGE_URL) or None,
         trust=environ.get(settings.TRUST, ""),
-        trusted_keys=environ.get(settings.TRUSTED_KEYS),
-        signing_key=environ.get(settings.SIGNING_KEY),
+        trusted_keys=environ.get(settings.TRUSTED_KEYS) or None,
+        signing_key=environ.get(settings.SIGNING_KEY) or None,
     )
 
 

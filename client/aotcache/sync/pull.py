@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aotcache.core.trust import UNSIGNED
@@ -68,12 +68,20 @@ class Pulled:
         return sum(part.kept for part in self.parts)
 
 
-def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1) -> Pulled | Miss:
+def pull(
+    site: Site,
+    lookup: Lookup,
+    tree_path: str,
+    *,
+    lock_timeout: float = -1,
+    beside: Callable[[Hit], None] = lambda hit: None,  # noqa: ARG005
+) -> Pulled | Miss:
     """Look a tree up and install it at `tree_path` (absolute): the parts asked for, or all.
 
     Several processes of one node may ask at once: one fetches, the others wait and find it there.
     Existing files are never replaced: those with another size, and a `model` with other content,
-    are counted as `kept`, and the model is warned of. A Miss says why there is nothing to pull;
+    are counted as `kept`, and the model is warned of. beside: is called with what was found, before
+    anything is installed. A Miss says why there is nothing to pull;
     every error is raised (AotcacheError) and leaves the tree as it was, or with whole units more.
     """
     begin = time.monotonic()
@@ -84,6 +92,7 @@ def pull(site: Site, lookup: Lookup, tree_path: str, *, lock_timeout: float = -1
         if isinstance(answer, Miss):
             return answer
         parts = _choose_parts(answer, lookup)
+        beside(answer)
         site.progress.step(
             f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
         )

@@ -84,9 +84,9 @@ class Watcher:
             for folder, why in watched.looks.waiting.items():
                 self.failed[f"{watched.tree.path} {folder}"] = why
 
-    def run(self, stop: threading.Event) -> None:
-        """Watch until `stop` is set. No error of a publish ends it: it is logged and tried
-        again."""
+    def run(self, stop: threading.Event, over: Callable[[], bool] = lambda: False) -> None:
+        """Watch until `stop` is set, or nothing is left to do when `over` says so. No error of a
+        publish ends it: it is logged and tried again."""
         self._again = True
         events = None if on_network(self.cache_root) else Events()
         logger.info(
@@ -112,10 +112,19 @@ class Watcher:
                         break
                     if watched.active and time.monotonic() >= watched.next_look:
                         self._look(watched)
+                if not self._busy() and over():
+                    # What was saved since the last look is published too.
+                    self._find_again()
+                    self._find_growth()
+                    if not self._busy():
+                        break
                 stop.wait(_TICK)
         finally:
             if events is not None:
                 events.stop()
+
+    def _busy(self) -> bool:
+        return any(watched.active for watched in self._trees.values())
 
     def _name_absent(self) -> None:
         if not os.path.isdir(self.cache_root):

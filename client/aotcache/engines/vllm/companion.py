@@ -1,0 +1,94 @@
+"""The companion: a child process that talks to the service for an engine process.
+
+A process of its own, because it can be killed when the budget is spent, shares no interpreter lock
+with the loading of weights, and takes whatever goes wrong with it. It answers the jobs on its
+stdin, one after the other, and ends when that is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
+from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from aotcache.sync.site import Site
+
+
+def main() -> None:
+    decoder = msgspec.json.Decoder(Fetch | Tell)
+    site: Site | None = None
+    for line in sys.stdin.buffer:
+        try:
+            if site is None:
+                from aotcache.sync.connect import connect_by
+
+                site = connect_by(os.environ)
+            answer = _do(site, decoder.decode(line))
+        except (UsageError, UnavailableError, StorageUnavailableError) as error:
+            answer = Answer(error=str(error), fatal=True)
+        except (AotcacheError, OSError) as error:
+            answer = Answer(error=str(error))
+        except Exception as error:
+            # A bug of ours: the engine starts all the same, and says this.
+            answer = Answer(error=f"{type(error).__name__}: {error}", fatal=True)
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _do(site: Site, job: Fetch | Tell) -> Answer:
+    if isinstance(job, Tell):
+        from aotcache.local.outcomes import tell_outcomes
+        from aotcache.probe.trees import tree_folders
+
+        for folder in tree_folders(job.cache_root):
+            tell_outcomes(folder, site.index.outcome)
+        return Answer()
+    return _fetch(site, job)
+
+
+def _fetch(site: Site, job: Fetch) -> Answer:
+    from aotcache.protocol.names import SHARED, VLLM_AOT
+    from aotcache.protocol.v1.lookup import Lookup, Miss
+    from aotcache.protocol.v1.recipes import RecipeLookup
+    from aotcache.sync.pull import Pulled
+    from aotcache.sync.together import pull_recipe, pull_together
+
+    results: list[Pulled | Miss] = []
+    if job.hash:
+        lookup = Lookup(
+            layout=VLLM_AOT,
+            hash=job.hash,
+            platform=job.platform,
+            namespace=job.namespace,
+            parts=(SHARED, job.part),
+        )
+        results = pull_together(site, lookup, job.cache_root)
+    if job.recipe is not None and not any(isinstance(one, Pulled) for one in results):
+        asked = RecipeLookup(recipe=job.recipe, platform=job.platform, namespace=job.namespace)
+        results = pull_recipe(site, asked, job.cache_root, part=job.part)
+    pulled = [one for one in results if isinstance(one, Pulled)]
+    missed = [one for one in results if isinstance(one, Miss)]
+    return Answer(
+        brought=tuple(
+            Brought(
+                layout=one.tree.layout,
+                hash=one.tree.hash,
+                seconds=one.seconds,
+                moved_bytes=one.moved_bytes,
+                compile_seconds=one.compile_seconds,
+                installed=one.installed,
+            )
+            for one in pulled
+        ),
+        why="; ".join(f"{one.reason}: {one.message}" for one in missed),
+    )
+
+
+if __name__ == "__main__":
+    main()

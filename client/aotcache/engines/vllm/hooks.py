@@ -1,0 +1,194 @@
+"""Where the plugin holds on to vLLM: four functions of vLLM 0.32, found when they are imported.
+
+    vllm.compilation.wrapper.TorchCompileWithNoGuardsWrapper.__init__   a decorated module is built
+    vllm.compilation.decorators._try_load_aot_compiled_fn(model, path)  it is looked for on disk
+    vllm.compilation.decorators.monitor_torch_compile                   times load and compile
+    {worker class}.compile_or_warm_up_model                             the start ends
+
+Nothing of vLLM is imported here: in a process that never builds a model the modules are never
+imported, and nothing happens. No exception of ours gets into vLLM, and every one of vLLM's own
+passes through unchanged.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from aotcache.engines.vllm.start import Start
+
+Patch = Callable[[ModuleType], None]
+
+_WRAPPER = "vllm.compilation.wrapper"
+_DECORATORS = "vllm.compilation.decorators"
+
+
+def install() -> None:
+    """Patch vLLM's modules: now those that are there, the others when they are imported."""
+    start = Start.of_this_process()
+    patches: dict[str, Patch] = {
+        _WRAPPER: functools.partial(_patch_wrapper, start),
+        _DECORATORS: functools.partial(_patch_decorators, start),
+    }
+    for name, patch in patches.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            patch(module)
+    waiting = {name: patch for name, patch in patches.items() if name not in sys.modules}
+    if waiting:
+        sys.meta_path.insert(0, _Finder(waiting))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: has a patch applied to a module that the others find."""
+
+    def __init__(self, patches: dict[str, Patch]) -> None:
+        self._patches = patches
+
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None,  # noqa: ARG002 (the protocol's signature)
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
+        patch = self._patches.pop(name, None)
+        if not self._patches and self in sys.meta_path:
+            sys.meta_path.remove(self)
+        spec = None if patch is None else importlib.util.find_spec(name)
+        if patch is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            patch(module)
+
+        # On the loader itself, which stays what it is for whoever asks it for source.
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _patch_wrapper(start: Start, module: ModuleType) -> None:
+    cls = getattr(module, "TorchCompileWithNoGuardsWrapper", None)
+    if cls is None:
+        start.changed(f"{_WRAPPER}.TorchCompileWithNoGuardsWrapper")
+        return
+    build = cls.__init__
+
+    @functools.wraps(build)
+    def built(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        if start.built(self):
+            _patch_worker(start, self.vllm_config)
+
+    cls.__init__ = built
+
+
+def _patch_decorators(start: Start, module: ModuleType) -> None:
+    load = getattr(module, "_try_load_aot_compiled_fn", None)
+    if load is None or not _takes_model_and_path(load):
+        start.changed(f"{_DECORATORS}._try_load_aot_compiled_fn(model, path)")
+        return
+
+    @functools.wraps(load)
+    def try_load(model: Any, path: str) -> Any:
+        start.before_load(model, path)
+        with _reasons(module) as reasons:
+            loaded = load(model, path)
+        start.after_load(model, loaded is not None, reasons[-1] if reasons else "")
+        return loaded
+
+    module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]
+    _patch_monitors(start, module)
+
+
+def _patch_monitors(start: Start, module: ModuleType) -> None:
+    """Compile seconds come from where vLLM takes its own; an exception in the first run of what was
+    loaded is the artifact's doing."""
+    compiling = getattr(module, "monitor_torch_compile", None)
+    running = getattr(module, "monitor_profiling_run", None)
+    if compiling is not None:
+
+        @functools.wraps(compiling)
+        @contextmanager
+        def monitor_torch_compile(vllm_config: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+            with (
+                start.compiling(vllm_config, kwargs.get("tag", "")),
+                compiling(vllm_config, *args, **kwargs),
+            ):
+                yield
+
+        module.monitor_torch_compile = monitor_torch_compile  # type: ignore[attr-defined]
+    if running is not None:
+
+        @functools.wraps(running)
+        @contextmanager
+        def monitor_profiling_run(*args: Any, **kwargs: Any) -> Iterator[None]:
+            with start.running(), running(*args, **kwargs):
+                yield
+
+        module.monitor_profiling_run = monitor_profiling_run  # type: ignore[attr-defined]
+
+
+def _patch_worker(start: Start, vllm_config: Any) -> None:
+    """The class is named by the configuration; its module is imported where a module is built."""
+    name = getattr(vllm_config.parallel_config, "worker_cls", None)
+    home, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+    cls = getattr(sys.modules.get(home), attribute, None)
+    warm_up = getattr(cls, "compile_or_warm_up_model", None)
+    if cls is None or warm_up is None:
+        start.changed("compile_or_warm_up_model of the worker")
+        return
+
+    @functools.wraps(warm_up)
+    def compile_or_warm_up_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with start.running():
+            result = warm_up(self, *args, **kwargs)
+        start.ended()
+        return result
+
+    cls.compile_or_warm_up_model = compile_or_warm_up_model
+
+
+def _takes_model_and_path(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind("model", "path")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+class _Reasons(logging.Handler):
+    """Hears why vLLM refused to load: it says so in its log and nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _, said, reason = record.getMessage().partition("reason: ")
+        if said:
+            self.heard.append(reason)
+
+
+@contextmanager
+def _reasons(module: ModuleType) -> Iterator[list[str]]:
+    logger = getattr(module, "logger", None)
+    if not isinstance(logger, logging.Logger):
+        yield []
+        return
+    handler = _Reasons()
+    logger.addHandler(handler)
+    try:
+        yield handler.heard
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,46 @@
+"""What an engine process asks its companion, and what it is answered: a line of JSON each."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aotcache.protocol.platform import Platform
+from aotcache.protocol.recipe import Recipe
+
+
+class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Pull the tree of `hash`, or where there is none (or no hash) those of `recipe`."""
+
+    cache_root: str
+    namespace: str
+    part: str
+    platform: Platform
+    hash: str = ""
+    recipe: Recipe | None = None
+
+
+class Tell(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Tell the service the outcomes that are kept under a cache root."""
+
+    cache_root: str
+
+
+class Brought(msgspec.Struct, frozen=True, kw_only=True):
+    """A tree that a fetch put on the disk, or found there whole."""
+
+    layout: str
+    hash: str
+    seconds: float
+    moved_bytes: int
+    compile_seconds: float | None
+    installed: int
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """brought; why: of a miss, `reason: message`; error: what failed, and `fatal` where it makes no
+    sense to ask again."""
+
+    brought: tuple[Brought, ...] = ()
+    why: str = ""
+    error: str = ""
+    fatal: bool = False

@@ -1,0 +1,86 @@
+"""Pull what belongs together: the two trees of vLLM's older loader, and all trees of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aotcache.probe.trees import tree_path
+from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
+from aotcache.protocol.v1.lookup import PART_MISSING, Hit, Lookup, Miss
+from aotcache.protocol.v1.recipes import RecipeLookup
+from aotcache.sync.pull import Pulled, pull
+from aotcache.sync.site import Site
+
+
+def pull_together(
+    site: Site, asked: Lookup, cache_root: str, *, lock_timeout: float = -1
+) -> list[Pulled | Miss]:
+    """Pull a tree under a cache root, after those that it cannot be loaded without: a `vllm-aot`
+    tree that was not saved as one artifact leads to a `vllm-jit` tree. Its own result comes last.
+    Raises what `pull` raises."""
+    results: list[Pulled | Miss] = []
+
+    def beside(hit: Hit) -> None:
+        for used in hit.trees if asked.layout == VLLM_AOT else ():
+            if used.layout == VLLM_JIT:
+                lookup = Lookup(
+                    layout=used.layout,
+                    hash=used.hash,
+                    platform=asked.platform,
+                    namespace=asked.namespace,
+                    parts=tuple(part for part in asked.parts if part != SHARED),
+                )
+                path = tree_path(cache_root, used.layout, used.hash)
+                results.append(pull(site, lookup, path, lock_timeout=lock_timeout))
+
+    path = tree_path(cache_root, asked.layout, asked.hash)
+    results.append(pull(site, asked, path, lock_timeout=lock_timeout, beside=beside))
+    return results
+
+
+def pull_recipe(
+    site: Site,
+    asked: RecipeLookup,
+    cache_root: str,
+    *,
+    part: str | None = None,
+    lock_timeout: float = -1,
+) -> list[Pulled | Miss]:
+    """Pull the trees that the last published start of a recipe used: of each, all parts, or the
+    shared one and a rank's. One Miss alone: there is none. Raises what `pull` raises."""
+    answer = site.index.lookup_recipe(asked)
+    if isinstance(answer, Miss):
+        return [answer]
+    results: list[Pulled | Miss] = []
+    for hit in _last_start(answer.trees):
+        stored = [found.part for found in hit.parts]
+        if part is not None and part not in stored:
+            message = f"{hit.namespace}/{hit.layout}/{hit.hash[:12]}: stored, but not {part}"
+            results.append(Miss(reason=PART_MISSING, message=message, missing=(part,)))
+            continue
+        lookup = Lookup(
+            layout=hit.layout,
+            hash=hit.hash,
+            platform=asked.platform,
+            namespace=asked.namespace,
+            parts=tuple(name for name in stored if part is None or name in (SHARED, part)),
+        )
+        path = tree_path(cache_root, hit.layout, hit.hash)
+        results.append(pull(site, lookup, path, lock_timeout=lock_timeout))
+    return results
+
+
+def _last_start(hits: Sequence[Hit]) -> list[Hit]:
+    """Of all trees of the recipe those of its newest start: the first, and what leads to it or from
+    it. Others are of earlier settings that a recipe does not tell apart. The older loader's second
+    tree comes before the one that leads to it."""
+    names = {(hit.layout, hit.hash) for hit in hits[:1]}
+    for _ in hits:
+        for hit in hits:
+            used = {(tree.layout, tree.hash) for tree in hit.trees}
+            if (hit.layout, hit.hash) in names:
+                names |= used
+            elif used & names:
+                names.add((hit.layout, hit.hash))
+    chosen = [hit for hit in hits if (hit.layout, hit.hash) in names]
+    return sorted(chosen, key=lambda hit: hit.layout != VLLM_JIT)
