@@ -6,11 +6,11 @@ import ast
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from aotcache.errors import FormatError, UsageError
 from aotcache.probe.gpu import Gpu, amd, nvidia
 from aotcache.probe.host import libc_version, python_version, read_cpu, toolchain_notes
+from aotcache.probe.sources import package_directory, parse
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.record import MAX_RECORD, decode_record
@@ -107,13 +107,11 @@ def _triton_version() -> str:
 
 def _constants(package: str, file: str) -> dict[str, str]:
     """The strings that a file of an installed package assigns at its top level, by reading it."""
-    # For a package without a dot in its name, find_spec looks and imports nothing.
-    spec = find_spec(package)
-    if spec is None or not spec.has_location or not spec.submodule_search_locations:
+    directory = package_directory(package)
+    if directory is None:
         return {}
     try:
-        with open(f"{spec.submodule_search_locations[0]}/{file}", encoding="utf-8") as source:
-            tree = ast.parse(source.read())
+        tree = parse(directory, file)
     except FileNotFoundError:
         return {}
     found = {}

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from aotcache.engines.doctor.findings import Finding, note, ok, problem
 from aotcache.engines.doctor.installed import PLUGIN_GROUP, Installed, Vllm
-from aotcache.engines.doctor.sources import release
 from aotcache.errors import AotcacheError
 from aotcache.probe.platform import detect
+from aotcache.probe.sources import release
 
 AOT, MEGA = (2, 10), (2, 12)  # torch, from which vLLM's defaults have them (vllm/envs.py)
 

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from aotcache.engines.doctor.sources import package_directory, parse, texts, version_in
+from aotcache.probe.sources import package_directory, parse, texts, version_in
 
 PLUGIN_GROUP = "vllm.general_plugins"
 _CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"

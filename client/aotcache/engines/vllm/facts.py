@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from aotcache.engines.vllm.command import model_name
 from aotcache.probe.platform import Detected
 from aotcache.probe.torch_probe import detect_with_torch
 from aotcache.protocol.names import SHARED, rank_part
@@ -88,7 +89,7 @@ def recipe_of(vllm_config: Any) -> Recipe:
     return Recipe(
         engine="vllm",
         engine_version=str(vllm.__version__),
-        model=_text(model, "model"),
+        model=model_name(_text(model, "model")),
         revision=_text(model, "revision"),
         quantization=_text(model, "quantization"),
         dtype=_text(model, "dtype").removeprefix("torch."),

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from aotcache.engines.vllm.cpp import undisturbed
 from aotcache.engines.vllm.start import Start
 
 Patch = Callable[[ModuleType], None]
@@ -102,7 +103,7 @@ def _patch_decorators(start: Start, module: ModuleType) -> None:
     @functools.wraps(load)
     def try_load(model: Any, path: str) -> Any:
         start.before_load(model, path)
-        with _reasons(module) as reasons:
+        with _reasons(module) as reasons, undisturbed(path):
             loaded = load(model, path)
         start.after_load(model, loaded is not None, reasons[-1] if reasons else "")
         return loaded

@@ -75,7 +75,7 @@ class Start:
         return cls._one
 
     def changed(self, what: str) -> None:
-        """vLLM's inside is not what the hooks know: trees come by recipe, when a module is built."""
+        """vLLM's inside is not what the hooks know: trees come by recipe, as a module is built."""
         self._changed = what
         self._warn(f"{what} is not in this vLLM as aotcache knows it: trees come by recipe only")
 

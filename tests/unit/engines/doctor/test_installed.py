@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aotcache.engines.doctor.installed import read_installed
-from aotcache.engines.doctor.sources import package_directory, release
+from aotcache.probe.sources import package_directory, release
 from support.vllm_source import (
     ENVS,
     OLD_DECORATORS,
