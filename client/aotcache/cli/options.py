@@ -153,8 +153,9 @@ def index_at(url: str, token: str | None) -> Index:
     return Index(HttpClient(url, token))
 
 
-def site_at(**site: Any) -> Site:
-    """All that publishing and pulling need, from the options of `transfer`."""
+def site_at(namespace: str = DEFAULT_NAMESPACE, **site: Any) -> Site:  # noqa: ARG001
+    """All that publishing and pulling need, from the options of `transfer`; the namespace is named
+    with each call instead."""
     from aotcache.sync.connect import connect
 
     return connect(**site)

@@ -59,8 +59,10 @@ def _fetch(site: Site, job: Fetch) -> Answer:
     from aotcache.sync.pull import Pulled
     from aotcache.sync.together import pull_recipe, pull_together
 
-    results: list[Pulled | Miss] = []
-    if job.hash:
+    if job.recipe is not None:
+        asked = RecipeLookup(recipe=job.recipe, platform=job.platform, namespace=job.namespace)
+        results = pull_recipe(site, asked, job.cache_root, part=job.part)
+    else:
         lookup = Lookup(
             layout=VLLM_AOT,
             hash=job.hash,
@@ -69,9 +71,6 @@ def _fetch(site: Site, job: Fetch) -> Answer:
             parts=(SHARED, job.part),
         )
         results = pull_together(site, lookup, job.cache_root)
-    if job.recipe is not None and not any(isinstance(one, Pulled) for one in results):
-        asked = RecipeLookup(recipe=job.recipe, platform=job.platform, namespace=job.namespace)
-        results = pull_recipe(site, asked, job.cache_root, part=job.part)
     pulled = [one for one in results if isinstance(one, Pulled)]
     missed = [one for one in results if isinstance(one, Miss)]
     return Answer(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import iglob
@@ -21,17 +22,18 @@ logger = logging.getLogger("vllm.aotcache")
 
 
 @contextmanager
-def undisturbed(model_path: str) -> Iterator[None]:
-    """Around the load of a `model`: torch finds the C++ libraries of its tree. Does nothing where
-    the tree holds none. Raises only what comes from inside."""
+def undisturbed(model_path: str) -> Iterator[float]:
+    """Around the load of a `model`: torch finds the C++ libraries of its tree. Yields the seconds
+    that it took to prepare, 0 where the tree holds none. Raises only what comes from inside."""
     tree_path = os.path.dirname(os.path.dirname(model_path))
     libraries = os.path.join(tree_path, "inductor_cache", "??", "*.so")
     if not os.path.exists(model_path) or next(iglob(libraries), None) is None:
-        yield
+        yield 0.0
         return
+    begin = time.monotonic()
     _probe_once()
     with _without_headers():
-        yield
+        yield time.monotonic() - begin
 
 
 def _probe_once() -> None:

@@ -149,18 +149,6 @@ def hash_factors(module: Any) -> dict[str, str]:
     return factors
 
 
-def predicted_hash(module: Any) -> str:
-    """The name of the module's tree as it would be by now (`decorators.__call__`). vLLM 0.32
-    settles one factor, the layout of the KV cache, only after the weights are loaded."""
-    from vllm.compilation import caching, decorators
-
-    factors = [
-        *caching.aot_compile_hash_factors(module.vllm_config),
-        decorators._model_hash_key(module.forward),
-    ]
-    return hashlib.sha256(str(factors).encode()).hexdigest()
-
-
 def _digest(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -103,9 +103,9 @@ def _patch_decorators(start: Start, module: ModuleType) -> None:
     @functools.wraps(load)
     def try_load(model: Any, path: str) -> Any:
         start.before_load(model, path)
-        with _reasons(module) as reasons, undisturbed(path):
+        with _reasons(module) as reasons, undisturbed(path) as prepared:
             loaded = load(model, path)
-        start.after_load(model, loaded is not None, reasons[-1] if reasons else "")
+        start.after_load(model, loaded is not None, reasons[-1] if reasons else "", prepared)
         return loaded
 
     module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from aotcache.protocol.recipe import Recipe
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Pull the tree of `hash`, or where there is none (or no hash) those of `recipe`."""
+    """Pull the tree of `hash`, or those of `recipe`: one of the two is given."""
 
     cache_root: str
     namespace: str

@@ -99,18 +99,12 @@ class Start:
                 "the engine crash at its last start: it is not used here again"
             )
         if not disk.has_all(self._facts):
-            self._ask_early(model)
+            # vLLM 0.32 settles one factor of the hash, the layout of the KV cache, only after the
+            # weights are loaded: until then the recipe says what is needed.
+            self._ask(recipe=self._facts.recipe)
+            if self._changed:
+                self._collect()  # nothing tells later when it is needed
         return True
-
-    def _ask_early(self, model: Any) -> None:
-        assert self._facts is not None
-        aot = _uses_aot()
-        self._ask(
-            hash=facts.predicted_hash(model) if aot and not self._changed else "",
-            recipe=self._facts.recipe,
-        )
-        if self._changed:
-            self._collect()  # nothing tells later when it is needed
 
     @_quiet
     def before_load(self, model: Any, path: str) -> None:
@@ -131,12 +125,14 @@ class Start:
         self._loading = True
 
     @_quiet
-    def after_load(self, model: Any, loaded: bool, reason: str) -> None:
+    def after_load(self, model: Any, loaded: bool, reason: str, prepared: float) -> None:
+        """reason: vLLM's, for refusing it. prepared: seconds of ours between the two."""
         self._loading = False
         module = self._current
         if module is None or module.model is not model or self._facts is None:
             return
         module.loaded = loaded
+        module.load_seconds += prepared
         if loaded:
             return
         self._marks.lift()
@@ -168,7 +164,7 @@ class Start:
         if module is None or self._facts is None:
             return
         if self._loading:
-            module.load_seconds = seconds
+            module.load_seconds += seconds
             return
         module.compiled, module.compile_seconds = True, seconds
         disk.write_records(self._facts, module, self._trees())
