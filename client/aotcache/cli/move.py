@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +18,14 @@ from aotcache.errors import (
     UnavailableError,
     UsageError,
 )
-from aotcache.probe.trees import FoundTree, find_trees, tree_path
+from aotcache.probe.trees import FoundTree, find_trees
 from aotcache.protocol.v1.lookup import Lookup, Miss
+from aotcache.protocol.v1.recipes import RecipeLookup
 from aotcache.sync.identity import identify
 from aotcache.sync.publish import Published, publish
+from aotcache.sync.pull import Pulled
 from aotcache.sync.settle import TreeLooks
+from aotcache.sync.together import pull_recipe, pull_together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +166,13 @@ def said_published(result: Published) -> str:
 
 
 @click.command()
-@click.argument("hash")
+@click.argument("hash", required=False)
+@click.option(
+    "--recipe-of",
+    metavar="COMMAND",
+    help="Instead of HASH: all trees that starts of this command used, as `vllm serve MODEL "
+    "--tensor-parallel-size 2`, in one word.",
+)
 @options.layout
 @options.cache_root
 @options.platform
@@ -175,7 +185,8 @@ def said_published(result: Published) -> str:
 @options.as_json
 @options.transfer
 def pull(
-    hash: str,
+    hash: str | None,
+    recipe_of: str | None,
     layout: str | None,
     cache_root: str,
     platform_from: str | None,
@@ -189,37 +200,67 @@ def pull(
 
     Files that are there already are kept. Exits with 3 if nothing is stored for this platform.
     """
-    from aotcache.sync import pull as pulling
-
-    layout = options.layout_of(hash, layout)
-    lookup = Lookup(
-        layout=layout,
-        hash=hash,
-        platform=options.this_platform(platform_from),
-        namespace=namespace,
-        parts=parts,
-    )
+    if (hash is None) == (recipe_of is None):
+        raise UsageError("say what: `aotcache pull HASH`, or --recipe-of 'vllm serve …'")
+    asked: Lookup | RecipeLookup
+    if hash is not None:
+        layout = options.layout_of(hash, layout)
+        asked = Lookup(
+            layout=layout,
+            hash=hash,
+            platform=options.this_platform(platform_from),
+            namespace=namespace,
+            parts=parts,
+        )
+    else:
+        if parts:
+            raise UsageError("--part goes with HASH; a recipe's trees are pulled whole")
+        asked = _recipe(recipe_of or "", platform_from, namespace)
     with output.progress(as_json) as progress:
         place = replace(options.site_at(**site), progress=progress)
-        path = tree_path(cache_root, layout, hash)
         try:
-            result = pulling.pull(place, lookup, path, lock_timeout=wait)
+            if isinstance(asked, Lookup):
+                results = pull_together(place, asked, cache_root, lock_timeout=wait)
+            else:
+                results = pull_recipe(place, asked, cache_root, lock_timeout=wait)
         except (PackError, ObjectMissingError) as error:
+            name = f"{namespace}/{layout}/{hash}" if hash else f"what {recipe_of!r} used"
             raise type(error)(
-                f"{namespace}/{layout}/{hash} is damaged in storage: {error}. Nothing was "
-                f"installed; `aotcache rm {hash}`, and publish it again where it was compiled"
+                f"{name} is damaged in storage: {error}. Nothing was "
+                "installed; `aotcache rm` its hash, and publish it again where it was compiled"
             ) from error
     if as_json:
-        output.print_json(result)
-    elif isinstance(result, Miss):
-        click.echo(f"miss ({result.reason}): {result.message}", err=True)
+        # Of one hash its own result; the tree that has to be beside it is in the lines.
+        output.print_json(results[-1] if hash is not None else results)
     else:
-        click.echo(said(result))
-    if isinstance(result, Miss):
+        for result in results:
+            _print_result(result)
+    if isinstance(results[-1], Miss):
         raise SystemExit(MISS)
 
 
-def said(result: Any) -> str:
+def _recipe(command: str, platform_from: str | None, namespace: str) -> RecipeLookup:
+    from aotcache.engines.vllm.command import recipe_of_command
+
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--recipe-of {command!r}: {error}") from error
+    return RecipeLookup(
+        recipe=recipe_of_command(words),
+        platform=options.this_platform(platform_from),
+        namespace=namespace,
+    )
+
+
+def _print_result(result: Pulled | Miss) -> None:
+    if isinstance(result, Miss):
+        click.echo(f"miss ({result.reason}): {result.message}", err=True)
+    else:
+        click.echo(said(result))
+
+
+def said(result: Pulled) -> str:
     signers = sorted({signer for part in result.parts for signer in part.signers})
     trust = "unsigned parts accepted" if result.unsigned else f"signed by {', '.join(signers)}"
     missing = f"; not stored yet: {', '.join(result.missing)}" if result.missing else ""
