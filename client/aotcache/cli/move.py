@@ -226,8 +226,8 @@ def pull(
         except (PackError, ObjectMissingError) as error:
             name = f"{namespace}/{layout}/{hash}" if hash else f"what {recipe_of!r} used"
             raise type(error)(
-                f"{name} is damaged in storage: {error}. Nothing was "
-                "installed; `aotcache rm` its hash, and publish it again where it was compiled"
+                f"{name} is damaged in storage: {error}. Nothing of it was installed; `aotcache "
+                f"rm {hash or 'HASH'}`, and publish it again where it was compiled"
             ) from error
     if as_json:
         # Of one hash its own result; the tree that has to be beside it is in the lines.
