@@ -12,7 +12,7 @@ from support.vllm import VENV, Cold, compiled_files, start
 
 REBUILDS = ("fxgraph_lookup_write_file", "triton_bundler_read_and_emit_kernel")
 # What vLLM itself imports, to ask whether there is anything to do.
-LIGHT = {"aotcache", "aotcache.engines", "aotcache.engines.vllm"}
+LIGHT = {"aotcache", "aotcache.engines", "aotcache.engines.vllm", "aotcache.settings"}
 
 
 def _pip(*words: str) -> subprocess.CompletedProcess[str]:
@@ -60,9 +60,8 @@ def test_without_a_url_vllm_starts_as_if_aotcache_were_not_there(vllm_cold: Cold
     assert warm.exit_code == 0, warm.log[-5000:]
     assert warm.loaded == cold.saved
     assert warm.saved == []
-    assert warm.built == []
     assert [warm.inductor(counter) for counter in REBUILDS] == [0, 0]
-    assert compiled_files(vllm_cold.cache_root) == compiled
+    assert compiled.items() <= compiled_files(vllm_cold.cache_root).items()
     assert warm.tokens == cold.tokens
     assert len(warm.tokens) == 8
 
@@ -73,6 +72,6 @@ def test_without_a_url_vllm_starts_as_if_aotcache_were_not_there(vllm_cold: Cold
         "VllmWorker-0",
     }
     for process in cold.processes + warm.processes:
-        assert set(process.modules) <= LIGHT, process.role
+        assert set(process.modules) == LIGHT, process.role
         assert process.threads == 0, process.role
     assert cold.aotcache + warm.aotcache == []

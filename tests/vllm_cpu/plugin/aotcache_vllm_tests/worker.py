@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
-from torch._inductor import cpu_vec_isa
 from vllm.compilation.passes.utility.fix_functionalization import FixFunctionalizationPass
 from vllm.v1.worker.cpu_worker import CPUWorker
 
@@ -20,7 +18,6 @@ class ReportingWorker(CPUWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _leave_functionalization()
-        _ask_the_cpu_once()
         super().__init__(*args, **kwargs)
 
     def compile_or_warm_up_model(self) -> Any:
@@ -43,18 +40,3 @@ def _leave_functionalization() -> None:
         del this, graph
 
     FixFunctionalizationPass.__call__ = nothing
-
-
-def _ask_the_cpu_once() -> None:
-    """vLLM loads a saved `model` with several threads, which all ask torch for the CPU's vector
-    instructions. On a CPU with avx512_bf16 torch changes shared compiler flags while it finds out:
-    another thread sees them, and its kernel, which has its name from them, is compiled again. On
-    a GPU nothing asks."""
-    lock = threading.Lock()
-    inner = cpu_vec_isa.valid_vec_isa_list
-
-    def valid_vec_isa_list() -> Any:
-        with lock:
-            return inner()
-
-    cpu_vec_isa.valid_vec_isa_list = valid_vec_isa_list

@@ -7,6 +7,8 @@ from typing import Any
 from vllm.config import CompilationMode
 from vllm.platforms.cpu import CpuPlatform
 
+from .report import write_report
+
 
 def take_gpu_path() -> None:
     """Patch the platform, once a process: vLLM may call plugins again."""
@@ -24,5 +26,6 @@ def take_gpu_path() -> None:
         compilation.compile_sizes = []
         # Where vLLM compiles is a worker: it gets the other patch, and reports.
         vllm_config.parallel_config.worker_cls = "aotcache_vllm_tests.worker.ReportingWorker"
+        write_report()
 
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
