@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +33,8 @@ class Facts:
     detected: Detected
 
 
-def facts_of(vllm_config: Any) -> Facts:
+def facts_of(vllm_config: Any, cache_root: str) -> Facts:
     """Raises what vLLM's objects and the platform's detection raise."""
-    from vllm import envs
-
     parallel = vllm_config.parallel_config
     device = _device()
     data_parallel = _number(parallel, "data_parallel_size")
@@ -51,7 +48,7 @@ def facts_of(vllm_config: Any) -> Facts:
     ]
     part = rank_part(parallel.rank, _number(parallel, "data_parallel_index", 0), device)
     return Facts(
-        cache_root=os.path.abspath(os.path.expanduser(envs.VLLM_CACHE_ROOT)),
+        cache_root=cache_root,
         part=part,
         expected_parts=(SHARED, *(expected if part in expected else ())),
         recipe=recipe_of(vllm_config),
@@ -127,10 +124,9 @@ def _multimodal(config: Any) -> str:
 def hash_factors(module: Any) -> dict[str, str]:
     """The parts of what vLLM hashes into a tree's name (`vllm.compilation.caching`), to tell later
     why two hashes differ. Of a variable that may hold a secret a digest is recorded."""
+    from vllm import envs
     from vllm.compilation import caching, decorators
     from vllm.config.utils import hash_factors as digest
-
-    from vllm import envs
 
     variables = envs.compile_factors()
     config = module.vllm_config

@@ -23,6 +23,7 @@ from aotcache.engines.vllm.child import Companion
 from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
 from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.publisher import Publisher
+from aotcache.engines.vllm.root import usable_root
 from aotcache.protocol.names import DEFAULT_NAMESPACE
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import TreeUsed
@@ -89,7 +90,12 @@ class Start:
         self._modules.append(Module(model, getattr(model, "_compile_tag", "")))
         if self._facts is not None:
             return False
-        self._facts = facts.facts_of(model.vllm_config)
+        root = os.path.abspath(os.path.expanduser(envs.VLLM_CACHE_ROOT))
+        usable = usable_root(root)
+        if usable != root:
+            os.environ[settings.CACHE_ROOT] = usable
+            self._warn(f"{root} cannot be written, and vLLM would not start: trees lie in {usable}")
+        self._facts = facts.facts_of(model.vllm_config, usable)
         # Orderly ends, also of children that never run atexit's: no crash.
         multiprocessing.util.Finalize(None, self._left, exitpriority=50)
         self._publisher = Publisher(self._facts.cache_root)
