@@ -8,4 +8,5 @@ pytest_plugins = [
     "support.site",
     "support.trees",
     "support.vllm",
+    "support.vllm_site",
 ]

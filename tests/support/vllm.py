@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,15 @@ def launch(
     env: Mapping[str, str] | None = None,
     inspected: Path | None = None,
     limit_seconds: int = 280,
+    within: Sequence[str] = (),
 ) -> Starting:
     """Start vLLM with the small model, generate eight tokens, end. Returns at once.
 
     `mega=False` takes the older pair of trees. `timed_tokens` more are generated and timed one by
     one. `env` is added last; its PYTHONPATH comes before the test plugin's. `inspected` is a cache
     root of an earlier start: its list of inspected models is taken over, which saves ten seconds.
-    After `limit_seconds` all is ended, with exit code 124.
+    After `limit_seconds` all is ended, with exit code 124. `within` is a command that runs the
+    start, which is put behind it.
     """
     python = VENV / "bin" / "python"
     assert python.exists(), f"there is no {python}: run `make env-vllm`"
@@ -151,7 +153,7 @@ def launch(
     program = [str(python), str(HERE / "start.py"), str(HERE / "model"), options]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["timeout", "-k", "10", str(limit_seconds), *program, str(folder / "result")],
+            ["timeout", "-k", "10", str(limit_seconds), *within, *program, str(folder / "result")],
             env={
                 **{name: value for name, value in os.environ.items() if not OURS.match(name)},
                 "VLLM_CACHE_ROOT": str(cache_root),

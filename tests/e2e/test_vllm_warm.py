@@ -1,0 +1,172 @@
+"""Real vLLM with the plugin: what was compiled once is loaded elsewhere, at another path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aotcache.protocol.v1.trees import TreeDetail
+from support.site import Service, aotcache, run
+from support.vllm import Started, compiled_files, launch, start
+from support.vllm_site import PublishedStart, cold_start, eventually, hash_of, plugin_env
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+REBUILDS = ("fxgraph_lookup_write_file", "triton_bundler_read_and_emit_kernel")
+
+
+def outcomes(published: PublishedStart, outcome: str, count: int) -> None:
+    """Wait until the service has been told: nobody waits for that in the engine."""
+
+    def look() -> TreeDetail | None:
+        detail = published.detail()
+        return detail if detail.tree.outcomes.get(outcome) == count else None
+
+    eventually(look, f"{count} {outcome}, not {published.detail().tree.outcomes}")
+
+
+def check_warm(warm: Started, cold: Started) -> None:
+    assert warm.exit_code == 0, warm.log[-5000:]
+    assert len(warm.loaded) == len(cold.saved)
+    assert warm.saved == []
+    assert warm.built == []
+    assert [warm.inductor(counter) for counter in REBUILDS] == [0, 0]
+    assert warm.tokens == cold.tokens
+
+
+def test_a_cold_start_is_published_as_it_was(vllm_published: PublishedStart) -> None:
+    started, detail = vllm_published.started, vllm_published.detail()
+    (line,) = started.aotcache
+    assert "miss: backbone" in line
+    assert "unknown_hash" in line
+    assert "not covered: graph capture" in line
+    assert detail.tree.parts == ("rank_0_0-d0", "shared")
+    assert detail.tree.missing == ()
+    assert detail.tree.compile_seconds == pytest.approx(started.compile_seconds[0], abs=0.1)
+    recipe = detail.tree.recipe
+    assert recipe is not None
+    assert (recipe.engine, recipe.engine_version, recipe.dtype) == ("vllm", "0.32.0", "bfloat16")
+    assert recipe.extra["max_model_len"] == "512"
+    assert {"env", "config", "forward", "compiler.0", "config.model_config"} <= set(
+        detail.hash_factors
+    )
+    assert detail.hash_factors["env.VLLM_USE_MEGA_AOT_ARTIFACT"] == "true"
+
+
+def test_only_the_worker_works(vllm_published: PublishedStart) -> None:
+    """Where a command line is parsed or a model inspected nothing is started or asked."""
+    for process in vllm_published.started.processes:
+        assert process.threads == 0, process.role
+        if process.rank is None:
+            assert "aotcache.engines.vllm.facts" in process.modules
+            assert "aotcache.net.http" not in process.modules
+        assert "aotcache.sync.pull" not in process.modules, process.role
+
+
+def test_a_fresh_node_starts_warm(vllm_published: PublishedStart, tmp_path: Path) -> None:
+    root = tmp_path / "another" / "place"
+    # torch's default, which a fresh node would wait 18 seconds for (aotcache.engines.vllm.cpp).
+    warm = start(root, env=plugin_env(vllm_published.service))
+    check_warm(warm, vllm_published.started)
+    stored = {name.split("/", 1)[1] for name in compiled_files(vllm_published.cache_root)}
+    found = {name.split("/", 1)[1] for name in compiled_files(root)}
+    trees = re.compile(r"torch_aot_compile/[0-9a-f]{64}/")
+    assert {n for n in found if trees.match(n)} == {n for n in stored if trees.match(n)}
+    (line,) = warm.aotcache
+    assert re.search(r"hit: backbone \w{12} loaded in [\d.]+ s instead of [\d.]+ s", line), line
+    assert re.search(r"kB moved in [\d.]+ s, waited [\d.]+ s; not covered: graph capture", line)
+    outcomes(vllm_published, "loaded", 1)
+
+    # The second start on the same disk asks nobody, and its outcome was told already.
+    lookups = vllm_published.detail().tree.lookups
+    again = start(root, env=plugin_env(vllm_published.service))
+    check_warm(again, vllm_published.started)
+    assert "on this disk already: backbone" in again.aotcache[-1]
+    assert "nothing moved, waited 0.0 s" in again.aotcache[-1]
+    assert vllm_published.detail().tree.lookups == lookups
+    assert vllm_published.detail().tree.outcomes == {"loaded": 1}
+
+
+def test_two_starts_at_once_share_a_fetch(vllm_published: PublishedStart, tmp_path: Path) -> None:
+    env = plugin_env(vllm_published.service)
+    told = vllm_published.detail().tree.outcomes.get("loaded", 0)
+    both = [launch(tmp_path / "root", env=env, limit_seconds=400) for _ in range(2)]
+    warm = [starting.wait() for starting in both]
+    for one in warm:
+        check_warm(one, vllm_published.started)
+    moved = [re.findall(r"([\d.]+) kB moved", one.aotcache[-1]) for one in warm]
+    # One moved it all; the other found it there, or came when it was.
+    assert len([size for sizes in moved for size in sizes if float(size) > 0]) == 1
+    outcomes(vllm_published, "loaded", told + 1)
+
+
+def test_an_init_container_pulls_by_the_command(
+    vllm_published: PublishedStart, tmp_path: Path
+) -> None:
+    """And vLLM then needs no service."""
+    root = tmp_path / "root"
+    model = str(Path(__file__).parents[1] / "vllm_cpu" / "model")
+    env = {**plugin_env(vllm_published.service), "VLLM_CACHE_ROOT": str(root)}
+    command = f"vllm serve {model} --dtype bfloat16 --max-model-len 512 --port 8000"
+    done = aotcache("pull", "--recipe-of", command, env=env)
+    assert vllm_published.hash[:12] in done.stdout
+    env["AOTCACHE_URL"] = "http://127.0.0.1:9"
+    warm = start(root, env=env)
+    check_warm(warm, vllm_published.started)
+
+
+def test_two_ranks_have_a_part_each_and_share_one(tmp_path: Path) -> None:
+    with run(tmp_path / "service") as service:
+        cold = cold_start(service, tmp_path / "cold", ranks=2)
+        assert len(cold.saved) == 2
+        name = hash_of(cold.saved[0])
+        (detail,) = service.site().index.tree(name).trees
+        assert detail.tree.parts == ("rank_0_0-d0", "rank_1_0-d0", "shared")
+        assert detail.tree.missing == ()
+        warm = start(tmp_path / "fresh", ranks=2, env=plugin_env(service))
+        check_warm(warm, cold)
+        assert len(warm.aotcache) == 2
+        assert all("hit: backbone" in line for line in warm.aotcache)
+
+        def told() -> bool | None:
+            (found,) = service.site().index.tree(name).trees
+            return True if found.tree.outcomes == {"loaded": 2} else None
+
+        eventually(told, "an outcome a rank")
+
+
+def test_the_older_pair_travels_together(tmp_path: Path) -> None:
+    with run(tmp_path / "service") as service:
+        cold = cold_start(service, tmp_path / "cold", mega=False)
+        stored = service.site().index.trees().trees
+        assert sorted(tree.layout for tree in stored) == ["vllm-aot", "vllm-jit"]
+        warm = start(tmp_path / "fresh", mega=False, env=plugin_env(service))
+        assert warm.exit_code == 0, warm.log[-5000:]
+        assert len(warm.loaded) == 1
+        assert warm.saved == warm.built == []
+        assert warm.tokens == cold.tokens
+        assert "Directly load the compiled graph(s)" in warm.log
+        paths = {name for name in compiled_files(tmp_path / "fresh") if name.endswith(".so")}
+        assert paths <= set(compiled_files(tmp_path / "cold"))
+        # By its name alone the one brings the other.
+        aot = next(tree for tree in stored if tree.layout == "vllm-aot")
+        env = {**plugin_env(service), "VLLM_CACHE_ROOT": str(tmp_path / "third")}
+        aotcache("pull", aot.hash, env=env)
+        jit = next(tree for tree in stored if tree.layout == "vllm-jit")
+        handles = (tmp_path / "third" / "torch_compile_cache" / jit.hash).rglob(
+            "vllm_compile_cache.py"
+        )
+        assert len(list(handles)) == 1
+
+
+def test_torchs_own_defaults_start_warm(tmp_path: Path, service: Service) -> None:
+    """Precompiled headers lie outside every tree: a fresh node would wait for them."""
+    env = {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "1"}
+    cold = start(tmp_path / "cold", env={**plugin_env(service, publishes=True), **env})
+    assert cold.exit_code == 0, cold.log[-5000:]
+    name = hash_of(cold.saved[0])
+    eventually(lambda: service.site().index.trees(hash=name).trees or None, "the cold start's tree")
+    warm = start(tmp_path / "fresh", env={**plugin_env(service), **env})
+    check_warm(warm, cold)

@@ -1,0 +1,76 @@
+"""Real vLLM with the plugin: a cold start whose trees were published, and its service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from aotcache.local.node import be_publisher
+from aotcache.protocol.v1.trees import TreeDetail
+from support.site import Service, run
+from support.vllm import Started, start
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PublishedStart:
+    """A cold start, the service that its trees were published to, and the tree's hash."""
+
+    service: Service
+    cache_root: Path
+    started: Started
+    hash: str
+
+    def detail(self) -> TreeDetail:
+        (found,) = self.service.site().index.tree(self.hash).trees
+        return found
+
+
+def plugin_env(service: Service, *, publishes: bool = False, **more: str) -> Mapping[str, str]:
+    """The two lines, and that nothing is signed."""
+    return {
+        "AOTCACHE_URL": service.url,
+        "AOTCACHE_TRUST": "unsigned",
+        "AOTCACHE_PUBLISH": str(int(publishes)),
+        **more,
+    }
+
+
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
+    """What `look` gives as soon as it is not None."""
+    end = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.2)
+    return found
+
+
+def hash_of(model_path: str) -> str:
+    return Path(model_path).parts[-3]
+
+
+def cold_start(service: Service, cache_root: Path, **options: object) -> Started:
+    """A start that publishes, when its publisher has ended: all that it saved is stored."""
+    env = plugin_env(service, publishes=True)
+    started = start(cache_root, env=env, **options)
+    assert started.exit_code == 0, started.log[-5000:]
+    # The publisher ends with the last engine, when nothing is left to do.
+    eventually(
+        lambda: True if be_publisher(str(cache_root)) is not None else None,
+        (cache_root / ".aotcache" / "publisher.log").read_text(),
+    )
+    return started
+
+
+@pytest.fixture(scope="session")
+def vllm_published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedStart]:
+    base = tmp_path_factory.mktemp("vllm-published")
+    with run(base / "service") as service:
+        started = cold_start(service, base / "cold")
+        yield PublishedStart(service, base / "cold", started, hash_of(started.saved[0]))
