@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import msgspec
+from filelock import FileLock
 
-from aotcache.errors import FormatError, RemoteError, UnavailableError
+from aotcache.errors import FormatError, LocalError, RemoteError, UnavailableError
 from aotcache.local.state import STATE_DIRECTORY, TreeState, read_folder, write_whole
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.v1.outcomes import Outcome
@@ -27,24 +28,42 @@ def keep_outcome(tree_path: str, outcome: Outcome) -> None:
 def has_kept(folder: str) -> bool:
     """Whether outcomes of trees in `folder` wait to be told."""
     try:
-        return bool(os.listdir(os.path.join(folder, STATE_DIRECTORY, "outcomes")))
+        names = os.listdir(os.path.join(folder, STATE_DIRECTORY, "outcomes"))
     except OSError:
         return False
+    return any(name.endswith(".json") for name in names)  # not what a killed writer left
 
 
 def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
     """Tell what is kept of the trees in `folder`; how many were told. What the service refuses (its
     tree is deleted, say) is dropped. Raises UnavailableError, then they are kept; LocalError."""
+    if not has_kept(folder):
+        return 0
     base = os.path.join(folder, STATE_DIRECTORY, "outcomes")
     told = 0
-    for name, data in read_folder(base, ".json").items():
-        try:
-            tell(decode_json(data, Outcome))
-            told += 1
-        except UnavailableError:
-            raise
-        except (FormatError, RemoteError) as error:
-            logger.info("an outcome is dropped: %s", error)
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(base, name + ".json"))
+    # All ranks of a node end their start at once: each outcome is told by one of them.
+    with _alone(base + ".lock"):
+        for name, data in read_folder(base, ".json").items():
+            try:
+                tell(decode_json(data, Outcome))
+                told += 1
+            except UnavailableError:
+                raise
+            except (FormatError, RemoteError) as error:
+                logger.info("an outcome is dropped: %s", error)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(base, name + ".json"))
     return told
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise LocalError(f"cannot lock {path}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()

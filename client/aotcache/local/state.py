@@ -15,6 +15,7 @@ into the tree stays on one file system.
     .aotcache/poison/{tree}.json               what made an engine of this node crash
     .aotcache/crashed/{tree}/                  the tree as it was when it did
     .aotcache/outcomes/                        outcomes that the service has not been told yet
+    .aotcache/outcomes.lock                    one process tells them at a time
 
 What lies here decides what is installed, so nobody else may be able to change it: beside a
 TORCHINDUCTOR_CACHE_DIR in /tmp, any user of the machine could have made it first.

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from posixpath import basename
 
 from aotcache.core.places import Job, Places
@@ -24,7 +24,7 @@ class _Stage:
 
     def __init__(self, staging: Staging, entries: Sequence[FileEntry]) -> None:
         self.staging = staging
-        self.files = len(entries)
+        self.entries = entries
         self.to: dict[str, list[FileEntry]] = defaultdict(list)
         for entry in entries:
             self.to[entry.digest].append(entry)
@@ -47,11 +47,15 @@ class Mover:
         namespace: str,
         manifests: Sequence[Manifest],
         entries: Sequence[FileEntry],
+        installing: Callable[[Sequence[FileEntry]], None] = lambda entries: None,  # noqa: ARG005
     ) -> None:
+        """installing: is told what is about to be installed."""
         self._site = site
+        self._installing = installing
         self._namespace = namespace
         self._entries = entries
         self.moved = self.written = self.requests = self._total = 0
+        self._half = False  # what is urgent is installed, the rest is not
         self._lock = threading.Lock()
         self._places = Places()
         for manifest in manifests:
@@ -84,8 +88,12 @@ class Mover:
                 stage = _Stage(Staging(state.staging, tree_path), self._entries)
                 self._fetch(fetcher, jobs, [stage], empty)
                 self._install(stage, tree_path)
-        finally:
+        except BaseException:
             discard(state.staging)
+            if self._half:
+                make_directories(state.staging)
+            raise
+        discard(state.staging)
 
     def _in_two(
         self,
@@ -106,6 +114,7 @@ class Mover:
         ]
         self._fetch(fetcher, jobs[0], stages, empty)
         self._install(stages[0], tree_path)
+        self._half = True
         self._fetch(fetcher, jobs[1], stages, set())
         self._install(stages[1], tree_path)
 
@@ -124,7 +133,8 @@ class Mover:
         fetcher.run(jobs, consume)
 
     def _install(self, stage: _Stage, tree_path: str) -> None:
-        self._site.progress.step(f"installing {stage.files} files into {tree_path}")
+        self._site.progress.step(f"installing {len(stage.entries)} files into {tree_path}")
+        self._installing(stage.entries)
         install(stage.staging.path, tree_path)
 
     def _count(self, stored: int) -> None:
@@ -138,4 +148,5 @@ def _is_urgent(entry: FileEntry) -> bool:
     """Triton's libraries are not: they lie in its `{KEY}` directories, which appear whole."""
     if basename(entry.path) == "model":
         return True
-    return entry.path.endswith(".so") and "triton" not in entry.path.split("/")
+    folders = entry.path.split("/")
+    return entry.path.endswith(".so") and not {"triton", "triton_cache"} & set(folders)

@@ -87,7 +87,6 @@ def pull(
     begin = time.monotonic()
     state = TreeState(tree_path)
     with state.locked(lock_timeout, site.progress.step):
-        discard(state.staging)
         answer = site.index.lookup(lookup)
         if isinstance(answer, Miss):
             return answer
@@ -97,13 +96,21 @@ def pull(
             f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
         )
         manifests = _manifests(site, answer, parts, lookup)
+        # Not before: it is the sign that a pull was cut off, for as long as nobody can finish it.
+        discard(state.staging)
         if (crashed := _crashed_here(manifests, tree_path)) is not None:
             return crashed
         found = {m.statement.part: compare(m.statement.files, tree_path) for m in manifests}
         for warning in (text for compared in found.values() for text in compared.models):
             logger.warning("%s", warning)
         missing = [entry for compared in found.values() for entry in compared.missing]
-        mover = Mover(site, answer.namespace, manifests, missing)
+
+        def note(installed: Sequence[FileEntry]) -> None:
+            seconds = time.monotonic() - begin
+            _take_note(answer, manifests, installed, tree_path, seconds, mover.moved)
+
+        # Before they are there, too: who loads what a killed pull left knows where it is from.
+        mover = Mover(site, answer.namespace, manifests, missing, installing=note)
         if missing:
             mover.move(state, tree_path)
         for manifest in manifests:
@@ -113,8 +120,7 @@ def pull(
             said = manifest.statement
             target = target_of(site.store.url, said.namespace, said.platform.id)
             state.remember(target, said.part, data)
-        seconds = time.monotonic() - begin
-        _take_note(answer, manifests, missing, tree_path, seconds, mover.moved)
+        note(missing)
     return Pulled(
         tree=manifests[0].statement.tree,
         path=tree_path,
@@ -133,7 +139,7 @@ def pull(
         moved_bytes=mover.moved,
         written_bytes=mover.written,
         requests=mover.requests,
-        seconds=seconds,
+        seconds=time.monotonic() - begin,
         compile_seconds=answer.compile_seconds,
         unsigned=site.policy.mode == UNSIGNED,
     )

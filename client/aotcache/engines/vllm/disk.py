@@ -38,8 +38,12 @@ def is_there(model_path: str) -> bool:
 
 
 def has_all(known: Facts) -> bool:
-    """Whether an earlier start of this recipe left all its trees here, by its records."""
+    """Whether an earlier start of this recipe left all its trees here, by its records, or a pull
+    of what they are."""
     for tree in find_trees(known.cache_root):
+        note = note_of(tree.path, known.part)
+        if note is not None and note.recipe == known.recipe.id:
+            return _holds(known, TreeUsed(layout=tree.layout, hash=tree.hash))
         record = None
         with suppress(AotcacheError):
             record = read_record(tree.path, known.part)

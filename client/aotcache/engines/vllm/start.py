@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import multiprocessing.util
 import os
 import time
@@ -30,6 +31,9 @@ from aotcache.protocol.record import TreeUsed
 
 # A child of vLLM's logger: its handlers and its format, with the process in front.
 logger = logging.getLogger("vllm.aotcache")
+
+# Seconds between the last file of a pull and its answer.
+_GRACE = 0.2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,8 +124,8 @@ class Start:
         if module is None or self._facts is None:
             return
         module.path = path
-        if not disk.is_there(path):
-            self._collect()
+        # Where it is there, what is still fetched is not for it: only hear what has come.
+        self._collect(_GRACE if disk.is_there(path) else math.inf)
         if not disk.is_there(path):
             self._ask(hash=module.hash)
             self._collect()
@@ -232,15 +236,17 @@ class Start:
         except OSError as error:
             self._close(f"its companion process cannot be started: {error}")
 
-    def _collect(self) -> None:
-        """Wait for what was asked, as long as the budget lasts."""
+    def _collect(self, at_most: float = math.inf) -> None:
+        """Wait for what was asked, as long as the budget lasts, or at most so many seconds."""
         while self._companion.unanswered and not self._closed:
             with self._budget.spend() as left:
-                answer = self._companion.answer(left)
-            if answer is None:
+                answer = self._companion.answer(min(left, at_most))
+            if answer is not None:
+                self._take(answer)
+            elif left <= at_most:
                 self._close(f"not pulled within {self._budget.total:.0f} s ({settings.DEADLINE})")
             else:
-                self._take(answer)
+                return
 
     def _take(self, answer: Answer) -> None:
         for one in answer.brought:
