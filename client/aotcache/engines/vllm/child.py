@@ -14,6 +14,7 @@ import msgspec
 
 from aotcache.engines.vllm.jobs import Answer, Fetch, Tell
 
+_LONGEST = 3600.0  # seconds of one wait: the kernel's own limit is weeks, a deadline has none
 _PATIENCE = 60.0  # seconds that a companion may take to tell outcomes, nobody waits for it
 
 
@@ -54,8 +55,10 @@ class Companion:
         end = time.monotonic() + timeout
         while b"\n" not in self._buffer:
             left = end - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
+            if left <= 0:
                 return None
+            if not poll.poll(min(left, _LONGEST) * 1000):
+                continue
             data = os.read(fd, 1 << 16)
             if not data:
                 code = self._process.wait()
@@ -71,6 +74,7 @@ class Companion:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._buffer, self.unanswered = b"", 0
 
     def leave(self) -> None:
         """Let it finish what it was asked and end; nobody waits for it."""
