@@ -24,7 +24,11 @@ _SHORT = {
 _TEXTS = ("model", "revision", "quantization", "dtype")
 _SIZES = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
 _EXTRA = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "kv-cache-dtype")
-_UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_UNITS = {
+    **{"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12},
+    **{"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
+}
+_SAME = {"half": "float16", "float": "float32"}  # vLLM resolves one to the other
 _SNAPSHOT = re.compile(r".*/models--(.+?)--(.+?)/snapshots/[0-9a-f]+/?")
 
 
@@ -46,19 +50,24 @@ def recipe_of_command(words: Sequence[str]) -> Recipe:
         where = " (its --config file is not read)" if "config" in said else ""
         raise UsageError(f"the command names no model{where}: name it as vLLM's --model")
     texts = {name: said[name] for name in _TEXTS if said.get(name, "auto") != "auto"}
-    return Recipe(
-        engine="vllm",
-        engine_version=_version(),
-        **{**texts, "model": model_name(said["model"])},
-        tensor_parallel_size=_count(said, _SIZES[0]),
-        pipeline_parallel_size=_count(said, _SIZES[1]),
-        data_parallel_size=_count(said, _SIZES[2]),
-        extra={
-            name.replace("-", "_"): _plain(name, said[name])
-            for name in _EXTRA
-            if said.get(name, "auto") not in ("auto", "-1")
-        },
-    )
+    if "dtype" in texts:
+        texts["dtype"] = _SAME.get(texts["dtype"], texts["dtype"])
+    try:
+        return Recipe(
+            engine="vllm",
+            engine_version=_version(),
+            **{**texts, "model": model_name(said["model"])},
+            tensor_parallel_size=_count(said, _SIZES[0]),
+            pipeline_parallel_size=_count(said, _SIZES[1]),
+            data_parallel_size=_count(said, _SIZES[2]),
+            extra={
+                name.replace("-", "_"): _plain(name, said[name])
+                for name in _EXTRA
+                if said.get(name, "auto") not in ("auto", "-1")
+            },
+        )
+    except ValueError as error:
+        raise UsageError(f"the command makes no recipe: {error}") from error
 
 
 def model_name(model: str) -> str:
@@ -74,8 +83,8 @@ def _arguments(words: Sequence[str]) -> Sequence[str] | None:
             return words[at + 2 :]
         if word == "-m" and words[at + 1 : at + 2]:
             module = words[at + 1]
-            if module == "vllm.entrypoints.cli.main" and words[at + 2 : at + 3] == ["serve"]:
-                return words[at + 3 :]
+            if module == "vllm.entrypoints.cli.main":
+                return words[at + 3 :] if words[at + 2 : at + 3] == ["serve"] else None
             return words[at + 2 :] if module.startswith("vllm.entrypoints.") else None
     return None
 
@@ -98,14 +107,14 @@ def _plain(name: str, text: str) -> str:
     digits, unit = text[:-1], text[-1:]
     if unit in _UNITS and re.fullmatch(r"\d+(\.\d+)?", digits):
         return str(int(float(digits) * _UNITS[unit]))
-    if name.startswith("max-") and not text.isdigit():
+    if name.startswith("max-") and not text.isdecimal():
         raise UsageError(f"--{name} {text!r} is not a number")
     return text
 
 
 def _count(said: dict[str, str], name: str) -> int:
     text = said.get(name, "1")
-    if not text.isdigit() or not int(text):
+    if not text.isdecimal() or not int(text):
         raise UsageError(f"--{name} {text!r} is not a number of processes")
     return int(text)
 
