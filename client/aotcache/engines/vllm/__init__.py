@@ -6,6 +6,7 @@ inspect a model: here nothing is imported, started or touched before a module is
 
 from __future__ import annotations
 
+import logging
 import os
 
 from aotcache import settings
@@ -16,6 +17,12 @@ def register() -> None:
     environ = os.environ
     if not environ.get(settings.URL) or settings.is_on(environ.get(settings.DISABLE)):
         return
-    from aotcache.engines.vllm import hooks
+    try:
+        from aotcache.engines.vllm import hooks
 
-    hooks.install()
+        hooks.install()
+    except Exception as error:
+        # vLLM calls this unguarded: what we lack (a library of another Python) must not end it.
+        logging.getLogger("vllm.aotcache").warning(
+            "aotcache: not used, vLLM compiles: %s: %s", type(error).__name__, error
+        )
