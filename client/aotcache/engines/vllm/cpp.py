@@ -54,7 +54,7 @@ def _without_headers() -> Iterator[None]:
         from torch._inductor.codecache import CppPythonBindingsCodeCache as Cache
 
         before = Cache.__dict__["_get_uncompiled_header"]
-    except (ImportError, KeyError) as error:
+    except Exception as error:
         logger.debug("aotcache: torch has no precompiled headers to leave out: %s", error)
         yield
         return
