@@ -21,14 +21,17 @@ def pull_together(
     results: list[Pulled | Miss] = []
 
     def beside(hit: Hit) -> None:
-        for used in hit.trees if asked.layout == VLLM_AOT else ():
+        ranks = tuple(part for part in asked.parts if part != SHARED)
+        if asked.layout != VLLM_AOT or (asked.parts and not ranks):
+            return
+        for used in hit.trees:
             if used.layout == VLLM_JIT:
                 lookup = Lookup(
                     layout=used.layout,
                     hash=used.hash,
                     platform=asked.platform,
                     namespace=asked.namespace,
-                    parts=tuple(part for part in asked.parts if part != SHARED),
+                    parts=ranks,
                 )
                 path = tree_path(cache_root, used.layout, used.hash)
                 results.append(pull(site, lookup, path, lock_timeout=lock_timeout))
