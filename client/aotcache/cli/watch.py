@@ -60,9 +60,7 @@ def watch(
         platform=options.platform_of(platform_from),
         quiet=quiet,
         rescan=rescan,
-        published=_print_line
-        if as_json
-        else lambda result: click.echo(said_published(result), err=True),
+        published=_print_line if as_json else _print_said,
     )
     if once:
         watcher.once()
