@@ -83,16 +83,15 @@ class Marks:
 
     def set(self, known: Facts, module: Module) -> None:
         """Mark the load of a pulled part, and of what was pulled for the older loader with it."""
+        if module.note is None:
+            return
         noted = [(module.tree_path, module.note)]
-        if module.note is not None:
-            noted += [
-                (tree.path, note_of(tree.path, known.part))
-                for tree in find_trees(known.cache_root)
-                if tree.layout == VLLM_JIT
-            ]
+        for tree in find_trees(known.cache_root):
+            beside = note_of(tree.path, known.part) if tree.layout == VLLM_JIT else None
+            # Those of another model have no part in a crash.
+            if beside is not None and beside.recipe == module.note.recipe:
+                noted.append((tree.path, beside))
         for path, note in noted:
-            if note is None:
-                continue
             try:
                 self._marks.append(mark(path, note))
             except LocalError as error:
