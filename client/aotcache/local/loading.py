@@ -91,20 +91,21 @@ def _take(tree_path: str) -> list[Note]:
     state = TreeState(tree_path)
     with state.locked(_LOCK_SECONDS):
         notes = []
-        for path in _listed(state.loading, whole=True):
-            if not _is_dead(path):
-                continue
+        dead = [path for path in _listed(state.loading, whole=True) if _is_dead(path)]
+        for path in dead:
             try:
                 notes.append(decode_json(read_bytes(path), Note))
             except (FormatError, OSError) as error:
                 # Killed while it wrote the mark, before it loaded anything.
                 logger.debug("mark %s says nothing: %s", path, error)
-            with suppress(OSError):
-                os.unlink(path)
         if notes:
             known = poisoned(tree_path) | {note.content for note in notes}
             write_whole(state.poison, msgspec.json.encode(sorted(known)))
             _move_aside(state)
+        # At last: who is killed before leaves them to the next start.
+        for path in dead:
+            with suppress(OSError):
+                os.unlink(path)
         return notes
 
 
