@@ -21,7 +21,7 @@ PACKAGES := g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm packages test lint demo bench clean
+.PHONY: help env env-vllm packages test lint demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -87,6 +87,9 @@ lint: env ## check style, types and import rules
 
 demo: env packages ## show the whole way on this machine: compile, publish, pull, start warm
 	$(BIN)/python tests/demo/demo.py
+
+demo-vllm: env env-vllm packages ## the same with real vLLM: cold, then warm at another path
+	PYTHONPATH=tests $(BIN)/python tests/demo/demo_vllm.py
 
 bench: PACKAGES += zstd
 bench: env packages ## compare with copying by other means; rewrites the tables of docs/benchmarks.md

@@ -13,8 +13,6 @@ passes through unchanged.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import inspect
 import logging
@@ -22,10 +20,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aotcache.engines.vllm.cpp import undisturbed
-from aotcache.engines.vllm.start import Start
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+    from aotcache.engines.vllm.off import Off
+    from aotcache.engines.vllm.start import Start
 
 Patch = Callable[[ModuleType], None]
 
@@ -35,11 +38,7 @@ _DECORATORS = "vllm.compilation.decorators"
 
 def install() -> None:
     """Patch vLLM's modules: now those that are there, the others when they are imported."""
-    start = Start.of_this_process()
-    patches: dict[str, Patch] = {
-        _WRAPPER: functools.partial(_patch_wrapper, start),
-        _DECORATORS: functools.partial(_patch_decorators, start),
-    }
+    patches: dict[str, Patch] = {_WRAPPER: _patch_wrapper, _DECORATORS: _patch_decorators}
     for name, patch in patches.items():
         module = sys.modules.get(name)
         if module is not None:
@@ -49,8 +48,20 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder(waiting))
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: has a patch applied to a module that the others find."""
+def _start() -> Start | Off:
+    """The start of this process; what it needs is imported when there is something to do."""
+    try:
+        from aotcache.engines.vllm.start import Start
+    except Exception as error:
+        # A package that lacks here, for one: the engine starts without us.
+        from aotcache.engines.vllm.off import Off
+
+        return Off.of_this_process(error)
+    return Start.of_this_process()
+
+
+class _Finder:
+    """On `sys.meta_path`. Finds nothing itself: has patches applied to what the others find."""
 
     def __init__(self, patches: dict[str, Patch]) -> None:
         self._patches = patches
@@ -60,7 +71,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         name: str,
         path: Sequence[str] | None,  # noqa: ARG002 (the protocol's signature)
         target: ModuleType | None = None,  # noqa: ARG002
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         patch = self._patches.pop(name, None)
         if not self._patches and self in sys.meta_path:
             sys.meta_path.remove(self)
@@ -78,41 +89,41 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _patch_wrapper(start: Start, module: ModuleType) -> None:
+def _patch_wrapper(module: ModuleType) -> None:
     cls = getattr(module, "TorchCompileWithNoGuardsWrapper", None)
     if cls is None:
-        start.changed(f"{_WRAPPER}.TorchCompileWithNoGuardsWrapper")
+        _start().changed(f"{_WRAPPER}.TorchCompileWithNoGuardsWrapper")
         return
     build = cls.__init__
 
     @functools.wraps(build)
     def built(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
-        if start.built(self):
-            _patch_worker(start, self.vllm_config)
+        if _start().built(self):
+            _patch_worker(self.vllm_config)
 
     cls.__init__ = built
 
 
-def _patch_decorators(start: Start, module: ModuleType) -> None:
+def _patch_decorators(module: ModuleType) -> None:
     load = getattr(module, "_try_load_aot_compiled_fn", None)
     if load is None or not _takes_model_and_path(load):
-        start.changed(f"{_DECORATORS}._try_load_aot_compiled_fn(model, path)")
+        _start().changed(f"{_DECORATORS}._try_load_aot_compiled_fn(model, path)")
         return
 
     @functools.wraps(load)
     def try_load(model: Any, path: str) -> Any:
-        start.before_load(model, path)
+        _start().before_load(model, path)
         with _reasons(module) as reasons, undisturbed(path) as prepared:
             loaded = load(model, path)
-        start.after_load(model, loaded is not None, reasons[-1] if reasons else "", prepared)
+        _start().after_load(model, loaded is not None, reasons[-1] if reasons else "", prepared)
         return loaded
 
     module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]
-    _patch_monitors(start, module)
+    _patch_monitors(module)
 
 
-def _patch_monitors(start: Start, module: ModuleType) -> None:
+def _patch_monitors(module: ModuleType) -> None:
     """Compile seconds come from where vLLM takes its own; an exception in the first run of what was
     loaded is the artifact's doing."""
     compiling = getattr(module, "monitor_torch_compile", None)
@@ -123,7 +134,7 @@ def _patch_monitors(start: Start, module: ModuleType) -> None:
         @contextmanager
         def monitor_torch_compile(vllm_config: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
             with (
-                start.compiling(vllm_config, kwargs.get("tag", "")),
+                _start().compiling(vllm_config, kwargs.get("tag", "")),
                 compiling(vllm_config, *args, **kwargs),
             ):
                 yield
@@ -134,27 +145,27 @@ def _patch_monitors(start: Start, module: ModuleType) -> None:
         @functools.wraps(running)
         @contextmanager
         def monitor_profiling_run(*args: Any, **kwargs: Any) -> Iterator[None]:
-            with start.running(), running(*args, **kwargs):
+            with _start().running(), running(*args, **kwargs):
                 yield
 
         module.monitor_profiling_run = monitor_profiling_run  # type: ignore[attr-defined]
 
 
-def _patch_worker(start: Start, vllm_config: Any) -> None:
+def _patch_worker(vllm_config: Any) -> None:
     """The class is named by the configuration; its module is imported where a module is built."""
     name = getattr(vllm_config.parallel_config, "worker_cls", None)
     home, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     cls = getattr(sys.modules.get(home), attribute, None)
     warm_up = getattr(cls, "compile_or_warm_up_model", None)
     if cls is None or warm_up is None:
-        start.changed("compile_or_warm_up_model of the worker")
+        _start().changed("compile_or_warm_up_model of the worker")
         return
 
     @functools.wraps(warm_up)
     def compile_or_warm_up_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with start.running():
+        with _start().running():
             result = warm_up(self, *args, **kwargs)
-        start.ended()
+        _start().ended()
         return result
 
     cls.compile_or_warm_up_model = compile_or_warm_up_model
