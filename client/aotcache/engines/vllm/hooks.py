@@ -42,7 +42,7 @@ def install() -> None:
     for name, patch in patches.items():
         module = sys.modules.get(name)
         if module is not None:
-            patch(module)
+            _apply(patch, module)
     waiting = {name: patch for name, patch in patches.items() if name not in sys.modules}
     if waiting:
         sys.meta_path.insert(0, _Finder(waiting))
@@ -60,6 +60,13 @@ def _start() -> Start | Off:
     return Start.of_this_process()
 
 
+def _apply(patch: Patch, module: ModuleType) -> None:
+    try:
+        patch(module)
+    except Exception as error:
+        _start().changed(f"{module.__name__} ({type(error).__name__}: {error})")
+
+
 class _Finder:
     """On `sys.meta_path`. Finds nothing itself: has patches applied to what the others find."""
 
@@ -73,16 +80,21 @@ class _Finder:
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         patch = self._patches.pop(name, None)
-        if not self._patches and self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = None if patch is None else importlib.util.find_spec(name)
-        if patch is None or spec is None or spec.loader is None:
+        if patch is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        # Back again: who finds a module need not import it.
+        self._patches[name] = patch
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            patch(module)
+            if self._patches.pop(name, None) is not None:
+                _apply(patch, module)
+            if not self._patches and self in sys.meta_path:
+                sys.meta_path.remove(self)
 
         # On the loader itself, which stays what it is for whoever asks it for source.
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -114,8 +126,12 @@ def _patch_decorators(module: ModuleType) -> None:
     @functools.wraps(load)
     def try_load(model: Any, path: str) -> Any:
         _start().before_load(model, path)
-        with _reasons(module) as reasons, undisturbed(path) as prepared:
-            loaded = load(model, path)
+        try:
+            with _reasons(module) as reasons, undisturbed(path) as prepared:
+                loaded = load(model, path)
+        except Exception as error:  # VLLM_FORCE_AOT_LOAD
+            _start().after_load(model, False, str(error) or type(error).__name__, 0.0)
+            raise
         _start().after_load(model, loaded is not None, reasons[-1] if reasons else "", prepared)
         return loaded
 
