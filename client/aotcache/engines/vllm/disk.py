@@ -79,7 +79,7 @@ class Marks:
     noticed at the next start, and nothing else is lost."""
 
     def __init__(self) -> None:
-        self._marks: list[Mark] = []
+        self._marks: list[tuple[Module, Mark]] = []
 
     def set(self, known: Facts, module: Module) -> None:
         """Mark the load of a pulled part, and of what was pulled for the older loader with it."""
@@ -93,14 +93,19 @@ class Marks:
                 noted.append((tree.path, beside))
         for path, note in noted:
             try:
-                self._marks.append(mark(path, note))
+                self._marks.append((module, mark(path, note)))
             except LocalError as error:
                 logger.debug("aotcache: %s", error)
 
-    def lift(self) -> None:
-        for one in self._marks:
-            one.lift()
-        self._marks.clear()
+    def lift(self, module: Module | None = None) -> None:
+        """Of one module, or all."""
+        kept = []
+        for owner, one in self._marks:
+            if module is None or owner is module:
+                one.lift()
+            else:
+                kept.append((owner, one))
+        self._marks = kept
 
     def leave(self) -> None:
         """Leave them for the next start to find: this process goes down with what it loaded."""

@@ -145,7 +145,7 @@ class Start:
         module.load_seconds += prepared
         if loaded:
             return
-        self._marks.lift()
+        self._marks.lift(module)
         module.reason = reason
         if module.note is not None and reason:
             disk.keep(module.tree_path, module.note, "load_failed", reason)
