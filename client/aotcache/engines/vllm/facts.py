@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from aotcache.probe.platform import Detected
 from aotcache.probe.torch_probe import detect_with_torch
 from aotcache.protocol.names import SHARED, rank_part
 from aotcache.protocol.recipe import Recipe
+
+logger = logging.getLogger("vllm.aotcache")
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _MAX_VALUE = 300
@@ -123,7 +126,16 @@ def _multimodal(config: Any) -> str:
 
 def hash_factors(module: Any) -> dict[str, str]:
     """The parts of what vLLM hashes into a tree's name (`vllm.compilation.caching`), to tell later
-    why two hashes differ. Of a variable that may hold a secret a digest is recorded."""
+    why two hashes differ. Of a variable that may hold a secret a digest is recorded. Empty where
+    vLLM's inside has changed: a tree is published without them."""
+    try:
+        return _hash_factors(module)
+    except Exception as error:
+        logger.debug("aotcache: what vLLM hashes is not recorded: %s", error)
+        return {}
+
+
+def _hash_factors(module: Any) -> dict[str, str]:
     from vllm import envs
     from vllm.compilation import caching, decorators
     from vllm.config.utils import hash_factors as digest
