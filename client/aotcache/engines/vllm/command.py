@@ -25,8 +25,8 @@ _TEXTS = ("model", "revision", "quantization", "dtype")
 _SIZES = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
 _EXTRA = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "kv-cache-dtype")
 _UNITS = {
-    **{"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12},
-    **{"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
+    **{unit: 1000**power for power, unit in enumerate("kmgt", 1)},
+    **{unit: 1024**power for power, unit in enumerate("KMGT", 1)},
 }
 _SAME = {"half": "float16", "float": "float32"}  # vLLM resolves one to the other
 _SNAPSHOT = re.compile(r".*/models--(.+?)--(.+?)/snapshots/[0-9a-f]+/?")
