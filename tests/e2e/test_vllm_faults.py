@@ -17,7 +17,7 @@ import pytest
 from aotcache.protocol.v1.trees import TreeDetail
 from support.site import Service, aotcache, run
 from support.vllm import VENV, Started, start
-from support.vllm_site import PublishedStart, eventually, plugin_env
+from support.vllm_site import PublishedStart, eventually, hash_of, plugin_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -48,7 +48,14 @@ def test_a_service_that_was_killed(vllm_published: PublishedStart, tmp_path: Pat
         subprocess.run(["pkill", "-9", "-P", str(service.process.pid)], check=False)
         service.process.kill()
         started = start(tmp_path / "root", env=env)
-    check_compiled(started, vllm_published.started, warned="service|127.0.0.1")
+        check_compiled(started, vllm_published.started, warned="service|127.0.0.1")
+
+        # What could not be published then is by the next start's publisher.
+        service.start()
+        again = start(tmp_path / "root", env=plugin_env(service, publishes=True))
+        assert again.loaded == started.saved
+        name = hash_of(started.saved[0])
+        eventually(lambda: service.site().index.trees(hash=name).trees or None, "the tree")
 
 
 def test_a_service_that_hangs(vllm_published: PublishedStart, tmp_path: Path) -> None:
