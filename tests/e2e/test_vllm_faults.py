@@ -47,7 +47,7 @@ def test_a_service_that_was_killed(vllm_published: PublishedStart, tmp_path: Pat
         assert service.process is not None
         subprocess.run(["pkill", "-9", "-P", str(service.process.pid)], check=False)
         service.process.kill()
-        started = start(tmp_path / "root", env=env)
+        started = vllm_published.fresh(tmp_path / "root", env=env)
         check_compiled(started, vllm_published.started, warned="service|127.0.0.1")
 
         # What could not be published then is by the next start's publisher.
@@ -63,7 +63,7 @@ def test_a_service_that_hangs(vllm_published: PublishedStart, tmp_path: Path) ->
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         env = {"AOTCACHE_URL": url, "AOTCACHE_TRUST": "unsigned", "AOTCACHE_DEADLINE": "4"}
-        started = start(tmp_path / "root", env=env)
+        started = vllm_published.fresh(tmp_path / "root", env=env)
     check_compiled(started, vllm_published.started, warned="AOTCACHE_DEADLINE")
     assert waited(started) == pytest.approx(4.0, abs=0.5)
 
@@ -80,7 +80,8 @@ def test_an_object_that_is_missing(vllm_published: PublishedStart, tmp_path: Pat
     with copied(vllm_published, tmp_path) as service:
         for pack in (service.data / "objects" / "default" / "packs").rglob("*-*"):
             pack.unlink()
-        started = start(tmp_path / "root", env=plugin_env(service))
+        env = plugin_env(service, headers=True)
+        started = vllm_published.fresh(tmp_path / "root", env=env)
     check_compiled(started, vllm_published.started, warned="packs/")
 
 
@@ -94,9 +95,9 @@ def test_a_disk_that_is_full(vllm_published: PublishedStart, tmp_path: Path) -> 
     library.parent.mkdir()
     library.write_bytes(os.urandom(1 << 20) * 90)
     with run(tmp_path / "service") as service, small_disk(root):
-        env = plugin_env(service)
+        env = plugin_env(service, headers=True)
         aotcache("push", vllm_published.hash, "--cache-root", str(large), env=env)
-        started = start(root, env=env)
+        started = vllm_published.fresh(root, env=env)
     check_compiled(started, vllm_published.started, warned=r"needs \d+ bytes and its disk has")
 
 
@@ -114,7 +115,7 @@ def small_disk(root: Path, *options: str) -> Iterator[None]:
 def test_a_cache_root_that_is_read_only(vllm_published: PublishedStart, tmp_path: Path) -> None:
     """vLLM alone does not start on one. With the plugin it does, and warm."""
     root = tmp_path / "root"
-    env = {**plugin_env(vllm_published.service), "TMPDIR": str(tmp_path / "tmp")}
+    env = {**vllm_published.env, "TMPDIR": str(tmp_path / "tmp")}
     (tmp_path / "tmp").mkdir()
     with small_disk(root, "ro"):
         started = start(root, env=env)
@@ -133,7 +134,8 @@ def test_our_own_directory_cannot_be_written(
     home.mkdir(parents=True)
     (home / ".aotcache").write_text("somebody's file")
     (tmp_path / "root" / ".aotcache").write_text("somebody's file")
-    started = start(tmp_path / "root", env=plugin_env(vllm_published.service, publishes=True))
+    env = plugin_env(vllm_published.service, publishes=True)
+    started = vllm_published.fresh(tmp_path / "root", env=env)
     check_compiled(started, vllm_published.started, warned="is not a directory")
 
 
@@ -183,7 +185,7 @@ def test_poison_costs_one_crash(
     with run(tmp_path / "service") as service:
         env = plugin_env(service)
         aotcache("push", vllm_published.hash, "--cache-root", str(tmp_path / "publisher"), env=env)
-        crashed = start(tmp_path / "node", env=env)
+        crashed = vllm_published.fresh(tmp_path / "node", env=env)
         assert crashed.exit_code != 0
         assert crashed.tokens == []
 
@@ -209,9 +211,8 @@ def test_another_source_is_refused_and_is_no_poison(
     changed = tmp_path / "llama.py"
     changed.write_text(module.read_text() + "\n# another build\n")
     mounted = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    started = start(
+    started = vllm_published.fresh(
         tmp_path / "root",
-        env=plugin_env(vllm_published.service),
         within=("unshare", "--mount", "sh", "-c", mounted, str(changed), str(module)),
     )
     assert started.exit_code == 0, started.log[-5000:]

@@ -27,18 +27,30 @@ class PublishedStart:
     started: Started
     hash: str
 
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Of a node that only pulls, whose hash is the same."""
+        return plugin_env(self.service, headers=True)
+
+    def fresh(self, cache_root: Path, **options: object) -> Started:
+        """A start of such a node. Its list of inspected models is taken over: ten seconds less."""
+        return start(cache_root, inspected=self.cache_root, **{"env": self.env, **options})
+
     def detail(self) -> TreeDetail:
         (found,) = self.service.site().index.tree(self.hash).trees
         return found
 
 
-def plugin_env(service: Service, *, publishes: bool = False, **more: str) -> Mapping[str, str]:
-    """The two lines, and that nothing is signed."""
+def plugin_env(
+    service: Service, *, publishes: bool = False, headers: bool = False
+) -> Mapping[str, str]:
+    """The two lines, and that nothing is signed. headers: as torch has it by default, C++ headers
+    are precompiled, outside every tree; it takes 18 seconds, and is part of the hash."""
     return {
         "AOTCACHE_URL": service.url,
         "AOTCACHE_TRUST": "unsigned",
         "AOTCACHE_PUBLISH": str(int(publishes)),
-        **more,
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": str(int(headers)),
     }
 
 
@@ -55,9 +67,11 @@ def hash_of(model_path: str) -> str:
     return Path(model_path).parts[-3]
 
 
-def cold_start(service: Service, cache_root: Path, **options: object) -> Started:
+def cold_start(
+    service: Service, cache_root: Path, *, headers: bool = False, **options: object
+) -> Started:
     """A start that publishes, when its publisher has ended: all that it saved is stored."""
-    env = plugin_env(service, publishes=True)
+    env = plugin_env(service, publishes=True, headers=headers)
     started = start(cache_root, env=env, **options)
     assert started.exit_code == 0, started.log[-5000:]
     # The publisher ends with the last engine, when nothing is left to do.
@@ -72,5 +86,5 @@ def cold_start(service: Service, cache_root: Path, **options: object) -> Started
 def vllm_published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedStart]:
     base = tmp_path_factory.mktemp("vllm-published")
     with run(base / "service") as service:
-        started = cold_start(service, base / "cold")
+        started = cold_start(service, base / "cold", headers=True)
         yield PublishedStart(service, base / "cold", started, hash_of(started.saved[0]))
