@@ -23,16 +23,23 @@ Consume = Callable[[str, int, Iterator[bytes]], None]
 class Fetcher:
     """Reads blobs at known places in one namespace.
 
-    moved: called with the stored bytes of each range that came, from any thread.
+    moved: called with the stored bytes of each range that came, from any thread. near: what lies
+    on this disk perhaps; asked for what others are compressed against, and verified.
     """
 
     def __init__(
-        self, store: ObjectStore, namespace: str, places: Places, moved: Callable[[int], None]
+        self,
+        store: ObjectStore,
+        namespace: str,
+        places: Places,
+        moved: Callable[[int], None],
+        near: Callable[[str], bytes | None] = lambda digest: None,  # noqa: ARG005
     ) -> None:
         self._store = store
         self._namespace = namespace
         self._places = places
         self._moved = moved
+        self._near = near
         self._prefixes: dict[str, bytes] = {}
         self._prefix_lock = threading.Lock()
 
@@ -93,7 +100,10 @@ class Fetcher:
             if digest not in self._prefixes:
                 if digest not in self._places.by_digest:
                     raise PackError(f"a frame needs prefix {digest[:12]}, which has no place")
-                self._prefixes = {digest: self.read(digest)}
+                found = self._near(digest)
+                if found is None or digest_of(found) != digest:
+                    found = self.read(digest)
+                self._prefixes = {digest: found}
             return self._prefixes[digest]
 
     def _run_job(self, job: Job, consume: Consume) -> None:

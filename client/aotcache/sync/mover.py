@@ -7,14 +7,15 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from posixpath import basename
 
 from aotcache.core.places import Job, Places
-from aotcache.errors import LocalError
+from aotcache.errors import FormatError, LocalError
 from aotcache.local.install import install
 from aotcache.local.staging import Staging, discard
-from aotcache.local.state import TreeState, make_directories
-from aotcache.protocol.manifest import FileEntry, Manifest
+from aotcache.local.state import TreeState, make_directories, read_bytes
+from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry, Manifest, decode_manifest
 from aotcache.sync.fetch import Fetcher
 from aotcache.sync.site import Site
 
@@ -71,7 +72,13 @@ class Mover:
                 f"{tree_path} needs {self.written} bytes and its disk has {free}: nothing was "
                 "written; free some space"
             )
-        fetcher = Fetcher(self._site.store, self._namespace, self._places, self._count)
+        fetcher = Fetcher(
+            self._site.store,
+            self._namespace,
+            self._places,
+            self._count,
+            near=lambda digest: self._near(state, tree_path, digest),
+        )
         empty = {e.digest for e in self._entries if e.digest not in self._places.by_digest}
         jobs = fetcher.plan({e.digest: None for e in self._entries if e.digest not in empty})
         self._total = sum(job.stored for job in jobs)
@@ -94,6 +101,21 @@ class Mover:
                 make_directories(state.staging)
             raise
         discard(state.staging)
+
+    def _near(self, state: TreeState, tree_path: str, digest: str) -> bytes | None:
+        """A `model` that another rank of this node has pulled: this one's is compressed against
+        it, perhaps, and need not bring it again."""
+        for target in state.targets():
+            for data in state.remembered(target).values():
+                try:
+                    files = decode_manifest(data).statement.files
+                except FormatError:
+                    continue
+                for entry in files:
+                    if entry.digest == digest and entry.relocate == NOT_RELOCATED:
+                        with suppress(OSError):
+                            return read_bytes(os.path.join(tree_path, entry.path))
+        return None
 
     def _in_two(
         self,

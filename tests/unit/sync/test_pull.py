@@ -27,7 +27,7 @@ from aotcache.sync.publish import Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree
-from support.small import Here, add, record, small_tree
+from support.small import Here, add, model_of, record, small_tree
 from support.trees import H100, contents
 
 
@@ -310,3 +310,22 @@ def test_growth_on_both_sides(here: Here, tree: FoundTree, tmp_path: Path) -> No
         root = Path(found.path).parents[2]
         assert _pull(here.site(), tree, root).installed == 1
     assert set(contents(tree.path)) == set(contents(there.path))
+
+
+def test_a_rank_finds_on_the_disk_what_its_model_is_compressed_against(
+    here: Here, tmp_path: Path
+) -> None:
+    """Ranks of one node pull one after the other: each moves its own bytes and no more."""
+    tree = small_tree(tmp_path / "node", ranks=(0, 1), model_bytes=400_000)
+    site = here.site()
+    publish_tree(site, tree)
+    moved = []
+    for part in ("rank_0_0-d0", "rank_1_0-d1"):
+        pulled = pull_tree(site, tree, H100, tmp_path / "fresh", "shared", part)
+        assert isinstance(pulled, Pulled)
+        moved.append(pulled.moved_bytes)
+    assert contents(pulled.path)["rank_1_0/model"] == model_of(1, 400_000)
+    assert moved[1] < moved[0] / 10
+    alone = pull_tree(site, tree, H100, tmp_path / "alone", "shared", "rank_1_0-d1")
+    assert isinstance(alone, Pulled)
+    assert alone.moved_bytes > 5 * moved[1]
