@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -138,3 +139,91 @@ def test_few_watches_and_a_service_that_comes_later(tmp_path: Path) -> None:
         finally:
             service.stop()
     assert isinstance(pulled, Pulled)
+
+
+ENGINE = """
+import sys, time
+from aotcache.local.node import join_engines
+
+held = join_engines(sys.argv[1])
+print("lives", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def _engine(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that counts as an engine of a cache root until its stdin ends, or it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENGINE, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"lives\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+ENGINES = ("--while-engines-run", "--rescan", "1")
+
+
+def test_a_publisher_ends_with_the_last_engine(service: Service, tmp_path: Path) -> None:
+    root = tmp_path / "node"
+    first = small_tree(root, name="first")
+    with _engine(root) as engine, _engine(root) as other:
+        with watch(root, service.url, tmp_path / "log", *ENGINES) as watching:
+            watching.until_said("rank_0_0-d0 published")
+            engine.kill()
+            engine.wait()
+            second = small_tree(root, name="second")
+            watching.until(lambda: watching.said.count("rank_0_0-d0 published") == 2)
+            assert watching.process.poll() is None
+            # Saved just before the last engine ends, and not settled yet.
+            last = small_tree(root, name="last")
+            for file in Path(last.path).rglob("*"):
+                os.utime(file)
+            other.communicate()
+            assert watching.process.wait(SECONDS) == 0, watching.said
+    for tree in (first, second, last):
+        assert isinstance(pull_tree(service.site(), tree, H100, tmp_path / "fresh"), Pulled)
+
+
+def test_a_second_publisher_ends_at_once(service: Service, tmp_path: Path) -> None:
+    root = tmp_path / "node"
+    with _engine(root), watch(root, service.url, tmp_path / "log", *ENGINES) as watching:
+        watching.until_said("watching ")
+        with watch(root, service.url, tmp_path / "second", *ENGINES) as second:
+            assert second.process.wait(SECONDS) == 0
+            assert "another process publishes from" in second.said
+        assert watching.process.poll() is None
+        with _engine(tmp_path / "other"):
+            with watch(tmp_path / "other", service.url, tmp_path / "third", *ENGINES) as third:
+                third.until_said("watching ")  # of its own cache root
+        # At the lowest priority.
+        assert os.getpriority(os.PRIO_PROCESS, watching.process.pid) == 19
+
+
+def test_a_publisher_without_an_engine_publishes_what_is_there(
+    service: Service, tmp_path: Path
+) -> None:
+    root = tmp_path / "node"
+    tree = small_tree(root)
+    with watch(root, service.url, tmp_path / "log", *ENGINES) as watching:
+        assert watching.process.wait(SECONDS) == 0, watching.said
+    assert isinstance(pull_tree(service.site(), tree, H100, tmp_path / "fresh"), Pulled)
+
+
+@pytest.mark.parametrize("problem", ["no record", "no service", "a lock"])
+def test_what_cannot_be_published_does_not_keep_a_publisher_alive(
+    service: Service, tmp_path: Path, problem: str
+) -> None:
+    root = tmp_path / "node"
+    small_tree(root, records=problem != "no record")
+    url = "http://127.0.0.1:1" if problem == "no service" else service.url
+    with _engine(root) as engine:
+        with watch(root, url, tmp_path / "log", *ENGINES) as watching:
+            watching.until_said("not published, again in" if problem != "a lock" else "watching ")
+            engine.communicate()
+            assert watching.process.wait(SECONDS) == 0, watching.said
