@@ -78,6 +78,7 @@ def model_name(model: str) -> str:
 
 def _arguments(words: Sequence[str]) -> Sequence[str] | None:
     """The words after `vllm serve`, or after the module that is the same server."""
+    words = list(words)
     for at, word in enumerate(words):
         if os.path.basename(word) == "vllm" and words[at + 1 : at + 2] == ["serve"]:
             return words[at + 2 :]
