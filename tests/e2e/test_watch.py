@@ -172,36 +172,41 @@ ENGINES = ("--while-engines-run", "--rescan", "1")
 def test_a_publisher_ends_with_the_last_engine(service: Service, tmp_path: Path) -> None:
     root = tmp_path / "node"
     first = small_tree(root, name="first")
-    with _engine(root) as engine, _engine(root) as other:
-        with watch(root, service.url, tmp_path / "log", *ENGINES) as watching:
-            watching.until_said("rank_0_0-d0 published")
-            engine.kill()
-            engine.wait()
-            second = small_tree(root, name="second")
-            watching.until(lambda: watching.said.count("rank_0_0-d0 published") == 2)
-            assert watching.process.poll() is None
-            # Saved just before the last engine ends, and not settled yet.
-            last = small_tree(root, name="last")
-            for file in Path(last.path).rglob("*"):
-                os.utime(file)
-            other.communicate()
-            assert watching.process.wait(SECONDS) == 0, watching.said
+    with (
+        _engine(root) as engine,
+        _engine(root) as other,
+        watch(root, service.url, tmp_path / "log", *ENGINES) as watching,
+    ):
+        watching.until_said("rank_0_0-d0 published")
+        engine.kill()
+        engine.wait()
+        second = small_tree(root, name="second")
+        watching.until(lambda: watching.said.count("rank_0_0-d0 published") == 2)
+        assert watching.process.poll() is None
+        # Saved just before the last engine ends, and not settled yet.
+        last = small_tree(root, name="last")
+        for file in Path(last.path).rglob("*"):
+            os.utime(file)
+        other.communicate()
+        assert watching.process.wait(SECONDS) == 0, watching.said
     for tree in (first, second, last):
         assert isinstance(pull_tree(service.site(), tree, H100, tmp_path / "fresh"), Pulled)
 
 
 def test_a_second_publisher_ends_at_once(service: Service, tmp_path: Path) -> None:
-    root = tmp_path / "node"
-    with _engine(root), watch(root, service.url, tmp_path / "log", *ENGINES) as watching:
+    root, elsewhere = tmp_path / "node", tmp_path / "elsewhere"
+    with (
+        _engine(root),
+        _engine(elsewhere),
+        watch(root, service.url, tmp_path / "log", *ENGINES) as watching,
+    ):
         watching.until_said("watching ")
         with watch(root, service.url, tmp_path / "second", *ENGINES) as second:
             assert second.process.wait(SECONDS) == 0
             assert "another process publishes from" in second.said
+        with watch(elsewhere, service.url, tmp_path / "third", *ENGINES) as third:
+            third.until_said("watching ")  # of its own cache root
         assert watching.process.poll() is None
-        with _engine(tmp_path / "other"):
-            with watch(tmp_path / "other", service.url, tmp_path / "third", *ENGINES) as third:
-                third.until_said("watching ")  # of its own cache root
-        # At the lowest priority.
         assert os.getpriority(os.PRIO_PROCESS, watching.process.pid) == 19
 
 
@@ -215,15 +220,31 @@ def test_a_publisher_without_an_engine_publishes_what_is_there(
     assert isinstance(pull_tree(service.site(), tree, H100, tmp_path / "fresh"), Pulled)
 
 
-@pytest.mark.parametrize("problem", ["no record", "no service", "a lock"])
+@pytest.mark.parametrize("problem", ["no record", "no service"])
 def test_what_cannot_be_published_does_not_keep_a_publisher_alive(
     service: Service, tmp_path: Path, problem: str
 ) -> None:
     root = tmp_path / "node"
-    small_tree(root, records=problem != "no record")
+    tree = small_tree(root, records=problem != "no record")
     url = "http://127.0.0.1:1" if problem == "no service" else service.url
-    with _engine(root) as engine:
-        with watch(root, url, tmp_path / "log", *ENGINES) as watching:
-            watching.until_said("not published, again in" if problem != "a lock" else "watching ")
+    with _engine(root) as engine, watch(root, url, tmp_path / "log", *ENGINES) as watching:
+        watching.until_said("not published, again in")
+        engine.communicate()
+        assert watching.process.wait(SECONDS) == 0, watching.said
+    assert f"not published: {tree.path}: " in watching.said
+
+
+def test_a_publisher_stays_for_an_engine_that_comes_back(service: Service, tmp_path: Path) -> None:
+    """Its own publisher has seen this one, and ended."""
+    root = tmp_path / "node"
+    tree = small_tree(root)
+    with _engine(root) as engine, watch(root, service.url, tmp_path / "log", *ENGINES) as watching:
+        watching.until_said("rank_0_0-d0 published")
+        add(tree.path, "inductor_cache/zz/cnew.py", b"# new")
+        for file in Path(tree.path).rglob("cnew.py"):
+            os.utime(file)
+        with _engine(root):
             engine.communicate()
-            assert watching.process.wait(SECONDS) == 0, watching.said
+            watching.until_said(r"shared published \(generation 2")
+            assert watching.process.poll() is None
+        assert watching.process.wait(SECONDS) == 0, watching.said

@@ -66,8 +66,7 @@ def watch(
         watcher.once()
         if not find_trees(cache_root):
             click.echo(f"there is no tree under {cache_root}", err=True)
-        for where, why in watcher.failed.items():
-            click.echo(f"not published: {where}: {why}", err=True)
+        _say_failed(watcher)
         raise SystemExit(1 if watcher.failed else 0)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,6 +85,12 @@ def _run_for_engines(watcher: Watcher, cache_root: str, stop: threading.Event) -
         return
     os.nice(19)
     watcher.run(stop, over=lambda: not engines_live(cache_root))
+    _say_failed(watcher)
+
+
+def _say_failed(watcher: Watcher) -> None:
+    for where, why in watcher.failed.items():
+        click.echo(f"not published: {where}: {why}", err=True)
 
 
 def _print_said(result: Published) -> None:

@@ -70,6 +70,7 @@ class Watcher:
         """Publish what is complete, or becomes so within `timeout` seconds, and return. What could
         not be published is in `failed`, by path. Raises LocalError where the cache root cannot be
         read."""
+        self._again = False
         self.failed.clear()
         self._name_absent()
         self._find()
@@ -85,9 +86,8 @@ class Watcher:
                 self.failed[f"{watched.tree.path} {folder}"] = why
 
     def run(self, stop: threading.Event, over: Callable[[], bool] = lambda: False) -> None:
-        """Watch until `stop` is set, or nothing is left to do when `over` says so. No error of a
-        publish ends it: it is logged and tried again."""
-        self._again = True
+        """Watch until `stop` is set, or `over` says so and all has been tried `once` more. No error
+        of a publish ends it: it is logged and tried again."""
         events = None if on_network(self.cache_root) else Events()
         logger.info(
             "watching %s (%s)",
@@ -98,6 +98,7 @@ class Watcher:
         next_rescan = 0.0
         try:
             while not stop.is_set():
+                self._again = True
                 if events is not None:
                     events.watch([self.cache_root, *tree_folders(self.cache_root)])
                     if events.changed.is_set():
@@ -112,19 +113,16 @@ class Watcher:
                         break
                     if watched.active and time.monotonic() >= watched.next_look:
                         self._look(watched)
-                if not self._busy() and over():
-                    # What was saved since the last look is published too.
-                    self._find_again()
-                    self._find_growth()
-                    if not self._busy():
+                if over():
+                    # What was saved since the last look is published too. What cannot be is not
+                    # waited for: that may be never.
+                    self.once()
+                    if over():
                         break
                 stop.wait(_TICK)
         finally:
             if events is not None:
                 events.stop()
-
-    def _busy(self) -> bool:
-        return any(watched.active for watched in self._trees.values())
 
     def _name_absent(self) -> None:
         if not os.path.isdir(self.cache_root):
@@ -173,7 +171,7 @@ class Watcher:
 
     def _failed(self, watched: _Watched, error: AotcacheError) -> None:
         self.failed[watched.tree.path] = str(error)
-        if self._again:  # else the caller of `once` says it
+        if self._again:  # what `once` leaves, its caller says
             logger.warning("not published, again in %.0f s: %s", watched.retry, error)
         watched.active = True
         watched.next_look = time.monotonic() + watched.retry
