@@ -42,7 +42,7 @@ def _check_source(vllm: Vllm) -> Iterator[Finding]:
             "vllm",
             "this vLLM leaves Inductor's files outside its trees, in /tmp/torchinductor_$USER or "
             "TORCHINDUCTOR_CACHE_DIR: they are not published, and a fresh node builds them again",
-            "upgrade to vLLM 0.32 or later",
+            "upgrade: vLLM 0.20 put them in the tree, docs/vllm.md names the versions tried",
         )
     if not vllm.hook:
         yield note(

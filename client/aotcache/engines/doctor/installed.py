@@ -16,7 +16,7 @@ _HOOK_TAKES = ["model", "aot_compilation_path"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vllm:
-    """nests: Inductor's cache lies in the AOT directory, as from 0.32. hook: the function that the
+    """nests: Inductor's cache lies in the AOT directory, as from 0.20. hook: the function that the
     plugin wraps is there and takes what the plugin knows. known, hashed: environment variables that
     it has, and those that enter its hash (None: its source does not tell). unread: source files
     that could not be read, and why."""
