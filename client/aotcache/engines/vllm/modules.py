@@ -70,17 +70,23 @@ def holds_artifacts(rank_path: str) -> bool:
     )
 
 
-def end_line(modules: Sequence[Module], brought: Iterable[Brought], waited: float) -> str:
-    """What this start got out of the cache, in one line."""
+def end_line(
+    modules: Sequence[Module], brought: Iterable[Brought], waited: float, *, cut: bool = False
+) -> str:
+    """What this start got out of the cache, in one line. cut: a pull was under way when the budget
+    ended, so that nobody knows how much of it came."""
     moved = list(brought)
     if any(module.compiled for module in modules):
         head = "miss"
     else:
-        head = "hit" if any(one.installed for one in moved) else "on this disk already"
+        pulled = cut or any(one.installed for one in moved)
+        head = "hit" if pulled else "on this disk already"
     said = "; ".join(_said(module, moved) for module in modules)
     size = sum(one.moved_bytes for one in moved)
     seconds = sum(one.seconds for one in moved)
     fetched = f"{_size(size)} moved in {seconds:.1f} s, " if moved else "nothing moved, "
+    if cut:
+        fetched = "a pull was cut off, "
     return f"{head}: {said}; {fetched}waited {waited:.1f} s; not covered: {NOT_COVERED}"
 
 

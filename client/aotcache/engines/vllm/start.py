@@ -69,6 +69,7 @@ class Start:
         self._marks = disk.Marks()
         self._brought: dict[tuple[str, str], Brought] = {}
         self._why = ""  # of the last answer
+        self._cut = False  # a pull was under way when the budget ended
         self._closed = ""  # why the service is not asked any more
         self._changed = ""  # what of vLLM's inside was not found
         self._warned = False
@@ -206,9 +207,9 @@ class Start:
             disk.write_records(self._facts, module, self._trees())
         used = {(tree.layout, tree.hash) for tree in self._trees()}
         disk.keep_unused(self._facts, used, self._brought)
-        logger.info(
-            "aotcache: %s", end_line(self._modules, self._brought.values(), self._budget.waited)
-        )
+        brought = self._brought.values()
+        line = end_line(self._modules, brought, self._budget.waited, cut=self._cut)
+        logger.info("aotcache: %s", line)
         if not self._closed and disk.has_outcomes(self._facts.cache_root):
             self._companion.ask(Tell(cache_root=self._facts.cache_root))
         self._companion.leave()
@@ -244,6 +245,7 @@ class Start:
             if answer is not None:
                 self._take(answer)
             elif left <= at_most:
+                self._cut = True
                 self._close(f"not pulled within {self._budget.total:.0f} s ({settings.DEADLINE})")
             else:
                 return
