@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from support.site import AOTCACHE, Service, aotcache, printed
-from support.trees import PROGRAM
+from aotcache.probe.platform import detect
+from aotcache.probe.trees import FoundTree, tree_path
+from aotcache.sync.pull import Pulled
+from support.site import AOTCACHE, Service, aotcache, printed, publish_tree, pull_tree
+from support.small import small_tree
+from support.trees import PROGRAM, contents
 
 COUNTERS = (
     PROGRAM
@@ -145,3 +149,181 @@ def test_a_command_that_is_not_there_is_a_usage_error(env: dict[str, str], tmp_p
     done = _exec(env, tmp_path, "no-such-command")
     assert done.returncode == 2
     assert "no-such-command" in done.stderr
+
+
+@pytest.mark.parametrize("deadline", ["inf", "1e12"])
+def test_a_deadline_without_end_waits_for_the_pull(
+    env: dict[str, str], tmp_path: Path, deadline: str
+) -> None:
+    env["AOTCACHE_DEADLINE"] = deadline
+    done = _exec(env, tmp_path, "sh", "-c", "echo ran")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert "WARNING" not in done.stderr
+
+
+@pytest.mark.parametrize("deadline", ["nan", "soon"])
+def test_a_deadline_that_is_no_number_is_a_usage_error(
+    env: dict[str, str], tmp_path: Path, deadline: str
+) -> None:
+    env["AOTCACHE_DEADLINE"] = deadline
+    done = _exec(env, tmp_path, "sh", "-c", "echo ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert deadline in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+VLLM = """#!{python}
+import json, os, sys
+said = {{name: value for name, value in os.environ.items() if name.startswith(("AOTC", "VLLM"))}}
+print(json.dumps({{"environment": said, "arguments": sys.argv[1:], "inductor":
+    os.environ.get("TORCHINDUCTOR_CACHE_DIR")}}))
+sys.exit(int(os.environ.get("CODE", "0")))
+"""
+
+
+@pytest.fixture
+def vllm(tmp_path: Path) -> str:
+    """A command called `vllm` of this Python, that says in which environment it runs."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "vllm"
+    script.write_text(VLLM.format(python=sys.executable))
+    script.chmod(0o755)
+    return str(script)
+
+
+def _serve(
+    env: dict[str, str], root: Path, vllm: str, *words: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    serve = words or ("org/llama", "--tensor-parallel-size", "8")
+    return aotcache(
+        *("exec", "--cache-root", str(root), "--", vllm, "serve", *serve), env=env, check=check
+    )
+
+
+@pytest.fixture
+def tree(service: Service, tmp_path: Path) -> FoundTree:
+    """Of this machine, stored."""
+    found = small_tree(tmp_path / "node", platform=detect().platform)
+    publish_tree(service.site(), found)
+    return found
+
+
+def test_vllm_serve_needs_no_key(
+    env: dict[str, str], vllm: str, tree: FoundTree, tmp_path: Path
+) -> None:
+    """Its trees are there before it runs, and the plugin is told what `exec` was."""
+    done = _serve(env, tmp_path / "fresh", vllm)
+    said = printed(done)
+    assert said["arguments"] == ["serve", "org/llama", "--tensor-parallel-size", "8"]
+    assert said["inductor"] is None  # vLLM's own to choose
+    told = said["environment"]
+    assert told["VLLM_CACHE_ROOT"] == str(tmp_path / "fresh")
+    assert told["AOTCACHE_URL"] == env["AOTCACHE_URL"]
+    assert told["AOTCACHE_TRUST"] == "unsigned"
+    assert told["AOTCACHE_PUBLISH"] == "1"
+    place = Path(tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash))
+    assert set(contents(place)) == set(contents(tree.path))
+    assert "files installed" in done.stderr
+    assert "WARNING" not in done.stderr
+
+
+def test_options_of_exec_are_the_plugins(
+    env: dict[str, str], vllm: str, service: Service, tmp_path: Path
+) -> None:
+    del env["AOTCACHE_URL"], env["AOTCACHE_TRUST"]
+    words = ("--url", service.url, "--trust", "unsigned", "--namespace", "team", "--no-publish")
+    words += ("--token", "secret", "--cache-root", "relative")
+    done = subprocess.run(
+        [*AOTCACHE, "exec", *words, "--", vllm, "serve", "org/llama"],
+        env={**os.environ, **env},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = printed(done)["environment"]
+    assert told["AOTCACHE_URL"] == service.url
+    assert (told["AOTCACHE_TRUST"], told["AOTCACHE_NAMESPACE"]) == ("unsigned", "team")
+    assert (told["AOTCACHE_TOKEN"], told["VLLM_CACHE_ROOT"]) == (
+        "secret",
+        str(tmp_path / "relative"),
+    )
+    assert "AOTCACHE_PUBLISH" not in told
+    assert "miss (unknown_recipe)" in done.stderr
+
+
+def test_what_the_server_compiled_is_published_when_it_ends(
+    env: dict[str, str], vllm: str, service: Service, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    tree = small_tree(root, name="compiled", platform=detect().platform)
+    assert printed(_serve({**env, "CODE": "0"}, root, vllm, "org/other"))
+    there = pull_tree(service.site(), tree, detect().platform, tmp_path / "fresh")
+    assert isinstance(there, Pulled)
+
+
+def test_a_server_that_fails_is_not_published(
+    env: dict[str, str], vllm: str, tmp_path: Path
+) -> None:
+    small_tree(tmp_path / "root", platform=detect().platform)
+    done = _serve({**env, "CODE": "7"}, tmp_path / "root", vllm, check=False)
+    assert done.returncode == 7
+    assert printed(aotcache("ls", "--json", env=env)) == []
+
+
+def test_a_machine_that_only_trusts_has_no_publisher(
+    env: dict[str, str], vllm: str, tmp_path: Path
+) -> None:
+    stranger = {**env, "XDG_CONFIG_HOME": str(tmp_path / "stranger")}
+    line = aotcache("key", "generate", env=stranger).stdout.strip()
+    env["AOTCACHE_TRUST"] = ""
+    aotcache("key", "trust", line, env=env)
+    done = _serve(env, tmp_path, vllm)
+    assert "AOTCACHE_PUBLISH" not in printed(done)["environment"]
+    assert "no signing key" in done.stderr
+    assert "WARNING" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-tp", "2"), "names no model"),
+        (("org/llama", "-tp", "two"), "is not a number"),
+        (("org/llama", "-tp", "99999999"), "makes no recipe"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_vllms_to_refuse(
+    env: dict[str, str], vllm: str, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    done = _serve(env, tmp_path, vllm, *words)
+    assert printed(done)["arguments"] == ["serve", *words]
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1, done.stderr
+    assert said in warnings[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("broken", ["no service", "no policy"])
+def test_vllm_serve_starts_without_a_cache(
+    env: dict[str, str], vllm: str, tmp_path: Path, broken: str
+) -> None:
+    if broken == "no service":
+        env["AOTCACHE_URL"] = "http://127.0.0.1:1"
+    else:
+        env["AOTCACHE_TRUST"] = ""
+    done = _serve({**env, "CODE": "5"}, tmp_path, vllm, check=False)
+    assert done.returncode == 5
+    assert printed(done)["arguments"]
+    assert len([line for line in done.stderr.splitlines() if "WARNING" in line]) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_is_for_other_programs(env: dict[str, str], vllm: str, tmp_path: Path) -> None:
+    done = _exec(env, tmp_path, vllm, "serve", "org/llama")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--key is not for `vllm serve`" in done.stderr
+    words = ("exec", "--cache-root", str(tmp_path), "--", "echo", "ran")
+    done = aotcache(*words, env=env, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--key NAME" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -73,6 +74,8 @@ def run(
     COMMAND's own. Whatever goes wrong with the cache is one warning, and COMMAND runs and compiles
     as it would without.
     """
+    if math.isnan(deadline):
+        raise UsageError("--deadline nan: say seconds, or inf to wait for the whole pull")
     cache: Cache
     if is_vllm(command):
         if key is not None:
@@ -111,7 +114,7 @@ def _fetch(cache: Cache, deadline: float) -> threading.Thread:
 
     fetching = threading.Thread(target=fetch, daemon=True)
     fetching.start()
-    fetching.join(deadline)
+    fetching.join(min(deadline, threading.TIMEOUT_MAX))
     if fetching.is_alive():
         logger.warning(
             "%s took over %.0f s to pull (--deadline): starting without it", cache.name, deadline
