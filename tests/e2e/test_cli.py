@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from aotcache.local.pulled import read_note
 from aotcache.probe.trees import FoundTree
-from support.site import AOTCACHE, Service, aotcache, printed
-from support.trees import H100, contents, make_ranks
+from aotcache.protocol.record import TreeUsed
+from support.site import AOTCACHE, Service, aotcache, printed, publish_tree
+from support.small import record, small_tree
+from support.trees import H100, RECIPE, contents, make_ranks
 
 COMMANDS = [
     *("serve", "reindex", "watch", "push", "pull", "lookup", "ls", "show", "rm", "exec", "key"),
@@ -295,3 +298,124 @@ def test_keys_and_publishes_as_json(env: dict[str, str], tree: FoundTree, tmp_pa
     done = printed(aotcache("watch", "--once", "--json", *root, env=env))
     assert {part["status"] for part in done["parts"]} == {"published"}
     assert done["tree"]["hash"] == tree.hash
+
+
+SERVE = "vllm serve org/llama --tensor-parallel-size 8"
+
+
+@pytest.fixture
+def stored(env: dict[str, str], service: Service, tmp_path: Path) -> list[FoundTree]:
+    """Two modules of one start, and another model's tree."""
+    env["AOTCACHE_TRUST"] = "unsigned"
+    two = [small_tree(tmp_path / "node", name=name) for name in ("main", "draft")]
+    used = tuple(TreeUsed(layout=tree.layout, hash=tree.hash) for tree in two)
+    for tree in two:
+        record(Path(tree.path), "rank_0_0-d0", trees=used)
+        publish_tree(service.site(), tree)
+    other = small_tree(tmp_path / "node", name="other", recipe=replace(RECIPE, model="org/other"))
+    publish_tree(service.site(), other)
+    return two
+
+
+def test_pull_by_recipe(
+    env: dict[str, str], stored: list[FoundTree], h100: str, tmp_path: Path
+) -> None:
+    fresh = ("--cache-root", str(tmp_path / "fresh"), "--platform", h100)
+    done = aotcache("pull", "--recipe-of", SERVE, *fresh, env=env)
+    assert done.stdout.count(" files installed in ") == 2
+    home = tmp_path / "fresh/torch_compile_cache/torch_aot_compile"
+    assert {path.name for path in home.iterdir() if path.name != ".aotcache"} == {
+        tree.hash for tree in stored
+    }
+    for tree in stored:
+        assert set(contents(home / tree.hash)) == set(contents(tree.path))
+    again = printed(aotcache("pull", "--recipe-of", SERVE, "--json", *fresh, env=env))
+    assert {one["tree"]["hash"] for one in again} == {tree.hash for tree in stored}
+    assert [sum(part["installed"] for part in one["parts"]) for one in again] == [0, 0]
+    one = aotcache("pull", stored[0].hash, "--json", *fresh, env=env)
+    assert printed(one)["tree"]["hash"] == stored[0].hash
+
+
+@pytest.mark.usefixtures("stored")
+def test_exit_codes_of_a_pull_by_recipe(env: dict[str, str], h100: str, tmp_path: Path) -> None:
+    a100 = tmp_path / "a100.json"
+    a100.write_text(json.dumps(asdict(replace(H100, arch="sm_80"))))
+    cases = {
+        1: [("--recipe-of", SERVE, "--url", "http://127.0.0.1:1")],
+        2: [
+            (),
+            ("a" * 64, "--recipe-of", SERVE),
+            ("--recipe-of", ""),
+            ("--recipe-of", "python train.py"),
+            ("--recipe-of", "vllm serve"),
+            ("--recipe-of", "vllm serve ''"),
+            ("--recipe-of", "vllm serve --config conf.yaml"),
+            ("--recipe-of", "vllm serve 'org/llama"),
+            ("--recipe-of", f"{SERVE} -tp two"),
+            ("--recipe-of", f"{SERVE} -tp 99999999"),
+            ("--recipe-of", f"{SERVE} --max-model-len many"),
+            ("--recipe-of", f"vllm serve {'m' * 2000}"),
+            ("--recipe-of", SERVE, "--part", "rank_0_0-d0"),
+            ("--recipe-of", SERVE, "--wait", "long"),
+        ],
+        3: [
+            ("--recipe-of", "vllm serve org/llama"),  # on one GPU
+            ("--recipe-of", "vllm serve org/nobody -tp 8"),
+            ("--recipe-of", SERVE, "--namespace", "team"),
+            ("--recipe-of", SERVE, "--platform", str(a100)),
+        ],
+    }
+    for code, lines in cases.items():
+        for words in lines:
+            platform = () if "--platform" in words else ("--platform", h100)
+            root = ("--cache-root", str(tmp_path / "fresh"))
+            done = aotcache("pull", *words, *platform, *root, env=env, check=False)
+            assert done.returncode == code, (words, done.stdout, done.stderr)
+            assert "Traceback" not in done.stderr, words
+            assert done.stderr, words
+    assert not list((tmp_path / "fresh").glob("**/model"))
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_miss_by_recipe_as_json(env: dict[str, str], h100: str, tmp_path: Path) -> None:
+    words = ("--platform", h100, "--cache-root", str(tmp_path / "fresh"), "--json")
+    line = "vllm serve org/llama --dtype half"
+    done = aotcache("pull", "--recipe-of", line, *words, env=env, check=False)
+    assert done.returncode == 3
+    (miss,) = printed(done)
+    assert miss["reason"] == "other_recipe"
+    assert "tensor_parallel_size" in miss["message"]
+
+
+def test_a_recipe_whose_tree_is_damaged(
+    env: dict[str, str],
+    stored: list[FoundTree],
+    service: Service,
+    h100: str,
+    tmp_path: Path,
+) -> None:
+    for pack in (service.data / "objects/default/packs").rglob("*-*"):
+        pack.unlink()
+    words = ("--platform", h100, "--cache-root", str(tmp_path / "fresh"))
+    done = aotcache("pull", "--recipe-of", SERVE, *words, env=env, check=False)
+    assert done.returncode == 1
+    assert "damaged in storage" in done.stderr
+    assert len(stored) == 2
+
+
+def test_what_crashed_here_exits_as_a_miss(
+    env: dict[str, str], stored: list[FoundTree], h100: str, tmp_path: Path
+) -> None:
+    words = ("--platform", h100, "--cache-root", str(tmp_path / "fresh"))
+    aotcache("pull", stored[0].hash, *words, env=env)
+    home = tmp_path / "fresh/torch_compile_cache/torch_aot_compile"
+    note = read_note(str(home / stored[0].hash), "rank_0_0-d0")
+    assert note is not None
+    (home / ".aotcache/poison").mkdir()
+    poison = home / f".aotcache/poison/{stored[0].hash}.json"
+    poison.write_text(json.dumps([note.content]))
+    done = aotcache("pull", stored[0].hash, *words, env=env, check=False)
+    assert (done.returncode, "crashed_here" in done.stderr) == (3, True)
+    poison.unlink()  # as it says
+    assert str(poison) in done.stderr
+    aotcache("pull", stored[0].hash, *words, env=env)
