@@ -126,8 +126,8 @@ def _multimodal(config: Any) -> str:
 
 def hash_factors(module: Any) -> dict[str, str]:
     """The parts of what vLLM hashes into a tree's name (`vllm.compilation.caching`), to tell later
-    why two hashes differ. Of a variable that may hold a secret a digest is recorded. Empty where
-    vLLM's inside has changed: a tree is published without them."""
+    why two hashes differ. Of a variable that may hold a secret it is only said that it is set.
+    Empty where vLLM's inside has changed: a tree is published without them."""
     try:
         return _hash_factors(module)
     except Exception as error:
@@ -146,7 +146,7 @@ def _hash_factors(module: Any) -> dict[str, str]:
     for name, value in variables.items():
         if value is not None:
             text = json.dumps(value, default=str)
-            factors[f"env.{name}"] = _digest(text) if _SECRET.search(name) else text[:_MAX_VALUE]
+            factors[f"env.{name}"] = "set" if _SECRET.search(name) else text[:_MAX_VALUE]
     for name, value in vars(config).items():
         if callable(getattr(value, "compute_hash", None)):
             factors[f"config.{name}"] = str(value.compute_hash())
