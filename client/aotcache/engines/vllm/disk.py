@@ -107,9 +107,10 @@ class Marks:
                 kept.append((owner, one))
         self._marks = kept
 
-    def leave(self) -> None:
-        """Leave them for the next start to find: this process goes down with what it loaded."""
-        self._marks.clear()
+    def leave(self, module: Module | None = None) -> None:
+        """Leave those of one module, or all, for the next start to find: this process goes down
+        with what it loaded."""
+        self._marks = [m for m in self._marks if module is not None and m[0] is not module]
 
 
 def take_crashes(cache_root: str) -> list[Note]:

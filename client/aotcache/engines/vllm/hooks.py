@@ -161,7 +161,7 @@ def _patch_monitors(module: ModuleType) -> None:
         @functools.wraps(running)
         @contextmanager
         def monitor_profiling_run(*args: Any, **kwargs: Any) -> Iterator[None]:
-            with _start().running(), running(*args, **kwargs):
+            with _start().running(first=True), running(*args, **kwargs):
                 yield
 
         module.monitor_profiling_run = monitor_profiling_run  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ class Off:
     def compiling(self, vllm_config: Any, tag: str) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
-    def running(self) -> AbstractContextManager[None]:
+    def running(self, *, first: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
     def ended(self) -> None: ...

@@ -183,14 +183,14 @@ class Start:
         self._publisher.ensure()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Around the first runs of what was loaded: an exception there is the artifact's doing, but
-        for a lack of memory."""
+    def running(self, *, first: bool = False) -> Iterator[None]:
+        """Around runs of what was loaded, or the first run of the last module alone: an exception
+        there is the artifact's doing, but for a lack of memory."""
         try:
             yield
         except Exception as error:
-            if type(error).__name__ != "OutOfMemoryError":
-                self._marks.leave()
+            if not lacks_memory(error):
+                self._marks.leave(self._current if first else None)
             raise
 
     @_quiet
@@ -280,6 +280,15 @@ class Start:
         """The process ends, or the cache is given up: nothing has crashed."""
         self._marks.lift()
         self._companion.kill()
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """vLLM raises another error in the place of torch's, and some of CUDA's have no type."""
+    while error is not None:
+        if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _uses_aot() -> bool:
