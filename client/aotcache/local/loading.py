@@ -30,6 +30,7 @@ from aotcache.protocol.decoding import decode_json
 
 logger = logging.getLogger(__name__)
 
+_SUFFIX = ".json"
 _LOCK_SECONDS = 10.0  # a pull of the same tree may be at work
 _ours: set[str] = set()  # marks of this process: looking at one would free its lock
 
@@ -53,14 +54,23 @@ def mark(tree_path: str, note: Note) -> Mark:
     """Mark that this process loads a pulled part. Raises LocalError."""
     folder = TreeState(tree_path).loading
     make_directories(folder)
-    path = os.path.join(folder, f"{note.part}.{secrets.token_hex(4)}.json")
+    path = os.path.join(folder, f"{note.part}.{secrets.token_hex(4)}{_SUFFIX}")
+    unlocked = path + ".tmp"
+    fd = -1
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        _ours.add(path)
+        fd = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         # A record lock: flock would live on in every child that the engine forks.
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(fd, msgspec.json.encode(note))
+        _ours.add(path)
+        # Only now: one that is seen before it is locked would be a crash.
+        os.rename(unlocked, path)
     except OSError as error:
+        _ours.discard(path)
+        with suppress(OSError):
+            os.unlink(unlocked)
+        if fd >= 0:
+            os.close(fd)
         raise LocalError(f"cannot mark a load in {path}: {error.strerror}") from error
     return Mark(path, fd)
 
@@ -68,12 +78,20 @@ def mark(tree_path: str, note: Note) -> Mark:
 def take_crashed(folder: str) -> list[Note]:
     """Deal with loads from trees in `folder` whose process died: the parts that did it, which are
     poison here from now on. Their trees are moved aside, so that the engine compiles. Several
-    processes may ask at once: each crash is given to one. Raises LocalError."""
+    processes may ask at once: each crash is given to one. Raises LocalError where none could be
+    dealt with; one that could not stays a crash for who asks next."""
     base = os.path.join(folder, STATE_DIRECTORY, "loading")
     crashed: list[Note] = []
+    failed: LocalError | None = None
     for tree in _listed(base):
-        if any(_is_dead(path) for path in _listed(os.path.join(base, tree), whole=True)):
-            crashed += _take(os.path.join(folder, tree))
+        if any(_is_dead(path) for path in _marks(os.path.join(base, tree))):
+            try:
+                crashed += _take(os.path.join(folder, tree))
+            except LocalError as error:
+                logger.info("a crash is left to the next start: %s", error)
+                failed = error
+    if failed is not None and not crashed:
+        raise failed
     return crashed
 
 
@@ -91,7 +109,7 @@ def _take(tree_path: str) -> list[Note]:
     state = TreeState(tree_path)
     with state.locked(_LOCK_SECONDS):
         notes = []
-        dead = [path for path in _listed(state.loading, whole=True) if _is_dead(path)]
+        dead = [path for path in _marks(state.loading) if _is_dead(path)]
         for path in dead:
             try:
                 notes.append(decode_json(read_bytes(path), Note))
@@ -124,12 +142,15 @@ def _move_aside(state: TreeState) -> None:
         ) from error
 
 
-def _listed(folder: str, *, whole: bool = False) -> list[str]:
+def _listed(folder: str) -> list[str]:
     try:
-        names = sorted(os.listdir(folder))
+        return sorted(os.listdir(folder))
     except OSError:
         return []
-    return [os.path.join(folder, name) for name in names] if whole else names
+
+
+def _marks(folder: str) -> list[str]:
+    return [os.path.join(folder, name) for name in _listed(folder) if name.endswith(_SUFFIX)]
 
 
 def _is_dead(path: str) -> bool:

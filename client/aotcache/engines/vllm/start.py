@@ -104,7 +104,9 @@ class Start:
         # Orderly ends, also of children that never run atexit's: no crash.
         multiprocessing.util.Finalize(None, self._left, exitpriority=50)
         self._publisher = Publisher(self._facts.cache_root)
-        for note in disk.take_crashes(self._facts.cache_root):
+        with self._budget.spend():  # a pull or a publish may be at the tree
+            crashes = disk.take_crashes(self._facts.cache_root)
+        for note in crashes:
             self._warn(
                 f"{note.layout}/{note.hash[:12]} {note.part} (generation {note.generation}) made "
                 "the engine crash at its last start: it is not used here again"
