@@ -74,16 +74,17 @@ def pull_recipe(
 
 
 def _last_start(hits: Sequence[Hit]) -> list[Hit]:
-    """Of all trees of the recipe those of its newest start: the first, and what leads to it or from
-    it. Others are of earlier settings that a recipe does not tell apart. The older loader's second
-    tree comes before the one that leads to it."""
-    names = {(hit.layout, hit.hash) for hit in hits[:1]}
-    for _ in hits:
-        for hit in hits:
-            used = {(tree.layout, tree.hash) for tree in hit.trees}
-            if (hit.layout, hit.hash) in names:
-                names |= used
-            elif used & names:
-                names.add((hit.layout, hit.hash))
-    chosen = [hit for hit in hits if (hit.layout, hit.hash) in names]
+    """Of all trees of the recipe those of its newest start: the newest, those it names, and those
+    that name it. Others are of settings that a recipe does not tell apart, or of earlier starts
+    that shared one of these. The older loader's second tree comes before what leads to it."""
+    if not hits:
+        return []
+    newest = (hits[0].layout, hits[0].hash)
+    names = {newest, *((tree.layout, tree.hash) for tree in hits[0].trees)}
+    chosen = [
+        hit
+        for hit in hits
+        if (hit.layout, hit.hash) in names
+        or any((tree.layout, tree.hash) == newest for tree in hit.trees)
+    ]
     return sorted(chosen, key=lambda hit: hit.layout != VLLM_JIT)
