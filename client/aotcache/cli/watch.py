@@ -80,11 +80,17 @@ def watch(
 def _run_for_engines(watcher: Watcher, cache_root: str, stop: threading.Event) -> None:
     from aotcache.local.node import be_publisher, engines_live
 
-    if be_publisher(cache_root) is None:
+    lock = be_publisher(cache_root)
+    if lock is None:
         click.echo(f"another process publishes from {cache_root}", err=True)
         return
     os.nice(19)
-    watcher.run(stop, over=lambda: not engines_live(cache_root))
+    while lock is not None:
+        watcher.run(stop, over=lambda: not engines_live(cache_root))
+        os.close(lock)
+        # One that has started since saw this publisher at work, and its own has ended.
+        again = not stop.is_set() and engines_live(cache_root)
+        lock = be_publisher(cache_root) if again else None
     _say_failed(watcher)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 
 from aotcache.errors import LocalError
 from aotcache.local.state import STATE_DIRECTORY, check_ours, make_directories
+
+_TRIES, _PAUSE = 100, 0.01  # seconds
 
 
 def node_file(cache_root: str, name: str) -> str:
@@ -21,7 +24,12 @@ def node_file(cache_root: str, name: str) -> str:
 def join_engines(cache_root: str) -> int:
     """Count as an engine of this cache root until the descriptor is closed or the process ends.
     Raises LocalError."""
-    return _lock(node_file(cache_root, "engines.lock"), fcntl.LOCK_SH)
+    path = node_file(cache_root, "engines.lock")
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            return _lock(path, fcntl.LOCK_SH)
+        time.sleep(_PAUSE)  # a publisher has it, for as long as a look takes
+    raise LocalError(f"cannot lock {path}: another process keeps it")
 
 
 def engines_live(cache_root: str) -> bool:

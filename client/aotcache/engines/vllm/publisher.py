@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 from aotcache import settings
 from aotcache.errors import LocalError
@@ -24,11 +25,12 @@ class Publisher:
         self._cache_root = cache_root
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
+        self.wanted = settings.is_on(os.environ.get(settings.PUBLISH))
 
     def ensure(self) -> None:
         """Have a publisher run while this engine does. Where another process of the node has
         started one, the new one sees that and ends. Raises LocalError."""
-        if not settings.is_on(os.environ.get(settings.PUBLISH)):
+        if not self.wanted:
             return
         if self._lock is None:
             self._lock = join_engines(self._cache_root)
@@ -51,3 +53,5 @@ class Publisher:
                 )
         except OSError as error:
             raise LocalError(f"cannot start a publisher: {error}") from error
+        # The one that finds another at work ends at once: no zombie for as long as the engine runs.
+        threading.Thread(target=self._process.wait, name="aotcache-publisher", daemon=True).start()

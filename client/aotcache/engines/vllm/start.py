@@ -13,7 +13,7 @@ import math
 import multiprocessing.util
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -21,10 +21,12 @@ from aotcache import settings
 from aotcache.engines.vllm import disk, facts
 from aotcache.engines.vllm.budget import Budget
 from aotcache.engines.vllm.child import Companion
+from aotcache.engines.vllm.failures import lacks_memory
 from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
 from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.publisher import Publisher
 from aotcache.engines.vllm.root import usable_root
+from aotcache.errors import LocalError
 from aotcache.protocol.names import DEFAULT_NAMESPACE
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import TreeUsed
@@ -180,9 +182,7 @@ class Start:
             module.load_seconds += seconds
             return
         module.compiled, module.compile_seconds = True, seconds
-        disk.write_records(self._facts, module, self._trees())
-        assert self._publisher is not None
-        self._publisher.ensure()
+        self._offer([module])
 
     @contextmanager
     def running(self, *, first: bool = False) -> Iterator[None]:
@@ -206,17 +206,33 @@ class Start:
         for module in self._modules:
             if module.loaded and module.note is not None:
                 disk.keep(module.tree_path, module.note, "loaded", "")
-            disk.write_records(self._facts, module, self._trees())
         used = {(tree.layout, tree.hash) for tree in self._trees()}
         disk.keep_unused(self._facts, used, self._brought)
         brought = self._brought.values()
         line = end_line(self._modules, brought, self._budget.waited, cut=self._cut)
         logger.info("aotcache: %s", line)
         if not self._closed and disk.has_outcomes(self._facts.cache_root):
-            self._companion.ask(Tell(cache_root=self._facts.cache_root))
+            try:
+                self._companion.ask(Tell(cache_root=self._facts.cache_root))
+            except OSError as error:
+                logger.debug("aotcache: outcomes are left to the next start: %s", error)
         self._companion.leave()
+        self._offer(self._modules)
+
+    def _offer(self, modules: Sequence[Module]) -> None:
+        """Write the records of modules, and have what is new published. It loads as well without:
+        a cache root that only another user may write to, say."""
+        assert self._facts is not None
         assert self._publisher is not None
-        self._publisher.ensure()
+        try:
+            for module in modules:
+                disk.write_records(self._facts, module, self._trees())
+            self._publisher.ensure()
+        except LocalError as error:
+            if self._publisher.wanted:
+                self._warn(f"nothing is published from here: {error}")
+            else:
+                logger.debug("aotcache: no record is kept here: %s", error)
 
     def _trees(self) -> list[TreeUsed]:
         assert self._facts is not None
@@ -282,15 +298,6 @@ class Start:
         """The process ends, or the cache is given up: nothing has crashed."""
         self._marks.lift()
         self._companion.kill()
-
-
-def lacks_memory(error: BaseException | None) -> bool:
-    """vLLM raises another error in the place of torch's, and some of CUDA's have no type."""
-    while error is not None:
-        if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _uses_aot() -> bool:

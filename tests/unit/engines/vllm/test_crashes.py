@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from aotcache.engines.vllm.failures import lacks_memory
 from aotcache.engines.vllm.modules import Module
-from aotcache.engines.vllm.start import Start, lacks_memory
+from aotcache.engines.vllm.start import Start
 from aotcache.local.loading import mark
 from aotcache.local.pulled import Note
 from aotcache.local.state import TreeState

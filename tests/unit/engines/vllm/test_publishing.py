@@ -1,0 +1,118 @@
+"""What publishing from here may cost a start: nothing that it needs, and no zombie."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from aotcache.engines.vllm.facts import Facts
+from aotcache.engines.vllm.modules import Module
+from aotcache.engines.vllm.publisher import Publisher
+from aotcache.engines.vllm.start import Start
+from aotcache.local.node import engines_live, join_engines
+from aotcache.probe.platform import Detected
+from aotcache.probe.trees import tree_path
+from aotcache.protocol.names import VLLM_AOT
+from support.small import add
+from support.trees import H100, RECIPE
+
+HOLD = """
+import fcntl, sys, time
+from aotcache.local import node
+
+if sys.argv[1] == "publisher":
+    node.be_publisher(sys.argv[2])
+else:
+    lock = node._lock(node.node_file(sys.argv[2], "engines.lock"), fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(float(sys.argv[3]))
+"""
+
+
+@contextmanager
+def _held(what: str, root: Path, seconds: float = 120.0) -> Iterator[None]:
+    words = [sys.executable, "-c", HOLD, what, str(root), str(seconds)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"held\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_engine_waits_out_a_publishers_look(tmp_path: Path) -> None:
+    with _held("engines", tmp_path, seconds=0.2):
+        join_engines(str(tmp_path))
+    # Not from here: this process would look at its own lock.
+    look = "import sys; from aotcache.local.node import engines_live as e; print(e(sys.argv[1]))"
+    words = [sys.executable, "-c", look, str(tmp_path)]
+    assert subprocess.check_output(words, text=True) == "True\n"
+    assert not engines_live(str(tmp_path / "other"))
+
+
+def test_a_publisher_that_is_not_needed_leaves_no_zombie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AOTCACHE_PUBLISH", "1")
+    monkeypatch.setenv("AOTCACHE_TRUST", "unsigned")
+    with _held("publisher", tmp_path):
+        publisher = Publisher(str(tmp_path))
+        publisher.ensure()
+        process = publisher._process
+        assert process is not None
+        end = time.monotonic() + 60
+        while process.returncode is None and time.monotonic() < end:
+            time.sleep(0.05)  # nobody asks
+        assert process.returncode == 0
+    log = tmp_path / ".aotcache/publisher.log"
+    assert "another process publishes" in log.read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """One that has loaded a module from a cache root of which `.aotcache` is somebody's file."""
+    begun = Start()
+    begun._facts = Facts(
+        cache_root=str(tmp_path),
+        part="rank_0_0-d0",
+        expected_parts=(),
+        recipe=RECIPE,
+        detected=Detected(platform=H100, notes={}),
+    )
+    begun._publisher = Publisher(str(tmp_path))
+    path = tree_path(str(tmp_path), VLLM_AOT, "a" * 64)
+    add(path, "rank_0_0/model", b"model")
+    (Path(path).parent / ".aotcache").write_text("somebody's")
+    compilation = SimpleNamespace(cache_dir="")
+    model = SimpleNamespace(vllm_config=SimpleNamespace(compilation_config=compilation))
+    module = Module(model, "backbone", path=f"{path}/rank_0_0/model", loaded=True)
+    begun._modules.append(module)
+    return begun
+
+
+@pytest.mark.parametrize("publish", ["", "1"])
+def test_records_that_cannot_be_written_do_not_undo_a_load(
+    start: Start,
+    publish: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was loaded, and that is said; that nothing is published only to who wants it."""
+    caplog.set_level(logging.INFO, logger="vllm.aotcache")
+    assert start._publisher is not None
+    start._publisher.wanted = bool(publish)
+    start.ended()
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith("aotcache: on this disk already: backbone aaaaaaaaaaaa loaded in")
+    assert not any("not used in this start" in text for text in said)
+    assert len(said) == (2 if publish else 1)
+    assert all("nothing is published from here" in text for text in said[1:])
