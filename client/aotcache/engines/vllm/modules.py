@@ -18,7 +18,7 @@ NOT_COVERED = "graph capture, weights, FlashInfer and other caches outside the t
 @dataclass(slots=True)
 class Module:
     """model: vLLM's own object. path: of its `model` file, known at the hook. reason: vLLM's own
-    for a load that it refused; why: ours for not having it."""
+    for a load that it refused; why: ours for not having it; failed: that is an error, no miss."""
 
     model: Any
     tag: str
@@ -29,6 +29,7 @@ class Module:
     compile_seconds: float = 0.0
     reason: str = ""
     why: str = ""
+    failed: bool = False
     note: Note | None = None
 
     @property
@@ -76,12 +77,17 @@ def end_line(
     """What this start got out of the cache, in one line. cut: a pull was under way when the budget
     ended, so that nobody knows how much of it came."""
     moved = list(brought)
-    if any(module.compiled for module in modules):
-        head = "miss"
-    else:
+    # An encoder that no request may reach is built, and never run.
+    ran = [module for module in modules if module.loaded or module.compiled]
+    compiled = [module for module in ran if module.compiled]
+    if compiled:
+        head = "not pulled" if any(module.failed for module in compiled) else "miss"
+    elif ran:
         pulled = cut or any(one.installed for one in moved)
         head = "hit" if pulled else "on this disk already"
-    said = "; ".join(_said(module, moved) for module in modules)
+    else:
+        head = "not used"
+    said = "; ".join(_said(module, moved) for module in ran) or "nothing was loaded or compiled"
     size = sum(one.moved_bytes for one in moved)
     seconds = sum(one.seconds for one in moved)
     fetched = f"{_size(size)} moved in {seconds:.1f} s, " if moved else "nothing moved, "

@@ -70,7 +70,7 @@ class Start:
         self._loading = False
         self._marks = disk.Marks()
         self._brought: dict[tuple[str, str], Brought] = {}
-        self._why = ""  # of the last answer
+        self._why, self._failed = "", False  # of the last answer
         self._cut = False  # a pull was under way when the budget ended
         self._closed = ""  # why the service is not asked any more
         self._changed = ""  # what of vLLM's inside was not found
@@ -135,6 +135,7 @@ class Start:
             self._ask(hash=module.hash)
             self._collect()
             module.why = self._closed or self._why
+            module.failed = bool(self._closed) or self._failed
         module.note = disk.note_of(module.tree_path, self._facts.part)
         self._marks.set(self._facts, module)
         self._loading = True
@@ -151,6 +152,8 @@ class Start:
         if loaded:
             return
         self._marks.lift(module)
+        if not reason and os.path.exists(module.path):
+            reason = "its log level hides why"
         module.reason = reason
         if module.note is not None and reason:
             disk.keep(module.tree_path, module.note, "load_failed", reason)
@@ -239,7 +242,10 @@ class Start:
         return [tree for module in self._modules for tree in module.trees(self._facts.part)]
 
     def _ask(self, *, hash: str = "", recipe: Recipe | None = None) -> None:
-        if self._closed or self._budget.left <= 0:
+        if self._closed:
+            return
+        if self._budget.left <= 0:
+            self._why, self._failed = f"no time left to pull it ({settings.DEADLINE})", True
             return
         assert self._facts is not None
         job = Fetch(
@@ -271,7 +277,7 @@ class Start:
     def _take(self, answer: Answer) -> None:
         for one in answer.brought:
             self._brought[one.layout, one.hash] = one
-        self._why = answer.error or answer.why
+        self._why, self._failed = answer.error or answer.why, bool(answer.error)
         if answer.fatal:
             self._close(answer.error)
         elif answer.error:
