@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import types
 from contextlib import suppress
 from typing import Any, Protocol
@@ -90,13 +91,17 @@ def run(
 
         cache = KeyCache(key, cache_root, command, platform_from, site)
     fetching = None
+    begin = time.monotonic()
     try:
         cache.connect()
     except AotcacheError as error:
         logger.warning("%s is not used: %s", cache.name, error)
     else:
         fetching = _fetch(cache, deadline)
-    code = _run(command, cache.environment(dict(os.environ)))
+    # One budget for both: a plugin in COMMAND waits no longer than what is left of it.
+    left = max(0.0, deadline - (time.monotonic() - begin))
+    environment = cache.environment({**os.environ, settings.DEADLINE: f"{left:.1f}"})
+    code = _run(command, environment)
     if fetching is not None and code == 0 and not no_publish:
         _publish(cache, fetching, wait)
     raise SystemExit(code)

@@ -61,8 +61,12 @@ class ServeCache:
             for name, variable in _VARIABLES.items()
             if self._options.get(name)
         }
-        publishes = {settings.PUBLISH: "1"} if self._publishes and self._may_publish() else {}
-        return {**base, **given, settings.CACHE_ROOT: self._cache_root, **publishes}
+        environment = {**base, **given, settings.CACHE_ROOT: self._cache_root}
+        if not self._publishes:
+            environment.pop(settings.PUBLISH, None)
+        elif self._may_publish():
+            environment[settings.PUBLISH] = "1"
+        return environment
 
     def _may_publish(self) -> bool:
         site = getattr(self, "_site", None)
