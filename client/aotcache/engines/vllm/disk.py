@@ -80,10 +80,11 @@ class Marks:
 
     def __init__(self) -> None:
         self._marks: list[tuple[Module, Mark]] = []
+        self._over = False
 
     def set(self, known: Facts, module: Module) -> None:
         """Mark the load of a pulled part, and of what was pulled for the older loader with it."""
-        if module.note is None:
+        if module.note is None or self._over:
             return
         noted = [(module.tree_path, module.note)]
         for tree in find_trees(known.cache_root):
@@ -106,6 +107,11 @@ class Marks:
             else:
                 kept.append((owner, one))
         self._marks = kept
+
+    def end(self) -> None:
+        """Lift them, and set no more: this process is asked to end."""
+        self._over = True
+        self.lift()
 
     def leave(self, module: Module | None = None) -> None:
         """Leave those of one module, or all, for the next start to find: this process goes down

@@ -21,6 +21,7 @@ from aotcache import settings
 from aotcache.engines.vllm import disk, facts
 from aotcache.engines.vllm.budget import Budget
 from aotcache.engines.vllm.child import Companion
+from aotcache.engines.vllm.ending import Ending
 from aotcache.engines.vllm.failures import lacks_memory
 from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
 from aotcache.engines.vllm.modules import Module, end_line
@@ -69,6 +70,7 @@ class Start:
         self._current: Module | None = None
         self._loading = False
         self._marks = disk.Marks()
+        self._ending = Ending(self._marks.end)
         self._brought: dict[tuple[str, str], Brought] = {}
         self._why, self._failed = "", False  # of the last answer
         self._cut = False  # a pull was under way when the budget ended
@@ -137,6 +139,7 @@ class Start:
             module.why = self._closed or self._why
             module.failed = bool(self._closed) or self._failed
         module.note = disk.note_of(module.tree_path, self._facts.part)
+        self._ending.watch()
         self._marks.set(self._facts, module)
         self._loading = True
 
@@ -204,6 +207,7 @@ class Start:
         assert self._facts is not None
         self.over = True
         self._marks.lift()
+        self._ending.forget()
         if self._companion.unanswered:
             self._companion.kill()
         for module in self._modules:
@@ -303,6 +307,7 @@ class Start:
     def _left(self) -> None:
         """The process ends, or the cache is given up: nothing has crashed."""
         self._marks.lift()
+        self._ending.forget()
         self._companion.kill()
 
 
