@@ -2,13 +2,17 @@
 
 A process of its own, because it can be killed when the budget is spent, shares no interpreter lock
 with the loading of weights, and takes whatever goes wrong with it. It answers the jobs on its
-stdin, one after the other, and ends when that is closed.
+stdin, one after the other, and ends when that is closed: at once where it pulls, as the engine was
+killed then, and the next one would wait for the lock of its tree.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +24,22 @@ if TYPE_CHECKING:
     from aotcache.sync.site import Site
 
 
+_LOOK = 0.2  # seconds
+
+_pulling = threading.Event()
+
+
+def _follow() -> None:
+    hangup = select.poll()
+    hangup.register(0, 0)
+    while hangup.poll():  # the other end is gone; there may be jobs left to do
+        if _pulling.is_set():
+            os._exit(1)
+        time.sleep(_LOOK)
+
+
 def main() -> None:
+    threading.Thread(target=_follow, name="aotcache-follow", daemon=True).start()
     decoder = msgspec.json.Decoder(Fetch | Tell)
     site: Site | None = None
     for line in sys.stdin.buffer:
@@ -49,7 +68,11 @@ def _do(site: Site, job: Fetch | Tell) -> Answer:
         for folder in tree_folders(job.cache_root):
             tell_outcomes(folder, site.index.outcome)
         return Answer()
-    return _fetch(site, job)
+    _pulling.set()
+    try:
+        return _fetch(site, job)
+    finally:
+        _pulling.clear()
 
 
 def _fetch(site: Site, job: Fetch) -> Answer:
