@@ -186,10 +186,10 @@ def test_poison_costs_one_crash(
         tmp_path / "publisher" / "torch_compile_cache" / "torch_aot_compile" / vllm_published.hash
     )
     with run(tmp_path / "service") as service:
-        env = plugin_env(service)
+        env = plugin_env(service, headers=True)
         aotcache("push", vllm_published.hash, "--cache-root", str(tmp_path / "publisher"), env=env)
         crashed = vllm_published.fresh(tmp_path / "node", env=env)
-        assert crashed.exit_code != 0
+        assert crashed.exit_code != 0, crashed.aotcache
         assert crashed.tokens == []
 
         after = start(tmp_path / "node", env=env)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aotcache.protocol.names import LAYOUTS
 from aotcache.protocol.v1.trees import TreeDetail
 from support.site import aotcache, run
 from support.vllm import Started, compiled_files, launch, start
@@ -149,26 +150,29 @@ def test_two_ranks_have_a_part_each_and_share_one(tmp_path: Path) -> None:
         eventually(told, "an outcome a rank")
 
 
-def test_the_older_pair_travels_together(tmp_path: Path) -> None:
-    with run(tmp_path / "service") as service:
-        cold = cold_start(service, tmp_path / "cold", mega=False)
-        stored = service.site().index.trees().trees
-        assert sorted(tree.layout for tree in stored) == ["vllm-aot", "vllm-jit"]
-        fresh = tmp_path / "fresh"
-        warm = start(fresh, mega=False, env=plugin_env(service), inspected=tmp_path / "cold")
-        assert warm.exit_code == 0, warm.log[-5000:]
-        assert len(warm.loaded) == 1
-        assert warm.saved == warm.built == []
-        assert warm.tokens == cold.tokens
-        assert "Directly load the compiled graph(s)" in warm.log
-        paths = {name for name in compiled_files(fresh) if name.endswith(".so")}
-        assert paths <= set(compiled_files(tmp_path / "cold"))
-        # By its name alone the one brings the other.
-        aot = next(tree for tree in stored if tree.layout == "vllm-aot")
-        env = {**plugin_env(service), "VLLM_CACHE_ROOT": str(tmp_path / "third")}
-        aotcache("pull", aot.hash, env=env)
-        jit = next(tree for tree in stored if tree.layout == "vllm-jit")
-        handles = (tmp_path / "third" / "torch_compile_cache" / jit.hash).rglob(
-            "vllm_compile_cache.py"
-        )
-        assert len(list(handles)) == 1
+def test_the_older_pair_travels_together(vllm_published: PublishedStart, tmp_path: Path) -> None:
+    """Its recipe is that of the tree in one artifact, which is fetched early and not selected."""
+    service = vllm_published.service
+    before = {tree.hash for tree in service.site().index.trees().trees}
+    cold = cold_start(service, tmp_path / "cold", mega=False)
+    outcomes(vllm_published, "unused", 1)
+    stored = [tree for tree in service.site().index.trees().trees if tree.hash not in before]
+    assert sorted(tree.layout for tree in stored) == ["vllm-aot", "vllm-jit"]
+
+    root = tmp_path / "fresh"
+    warm = start(root, mega=False, env=plugin_env(service), inspected=tmp_path / "cold")
+    assert warm.exit_code == 0, warm.log[-5000:]
+    assert len(warm.loaded) == 1
+    assert warm.saved == warm.built == []
+    assert warm.tokens == cold.tokens
+    assert "Directly load the compiled graph(s)" in warm.log
+    assert "hit: backbone" in warm.aotcache[-1]
+    paths = {name for name in compiled_files(root) if name.endswith(".so")}
+    assert paths <= set(compiled_files(tmp_path / "cold"))
+
+    # By its name alone the one brings the other.
+    aot, jit = (next(t for t in stored if t.layout == layout) for layout in LAYOUTS[:2])
+    env = {**plugin_env(service), "VLLM_CACHE_ROOT": str(tmp_path / "third")}
+    aotcache("pull", aot.hash, env=env)
+    tree = tmp_path / "third" / "torch_compile_cache" / jit.hash
+    assert len(list(tree.rglob("vllm_compile_cache.py"))) == 1

@@ -25,15 +25,19 @@ logger = logging.getLogger("vllm.aotcache")
 def undisturbed(model_path: str) -> Iterator[float]:
     """Around the load of a `model`: torch finds the C++ libraries of its tree. Yields the seconds
     that it took to prepare, 0 where the tree holds none. Raises only what comes from inside."""
-    tree_path = os.path.dirname(os.path.dirname(model_path))
-    libraries = os.path.join(tree_path, "inductor_cache", "??", "*.so")
-    if not os.path.exists(model_path) or next(iglob(libraries), None) is None:
+    if not os.path.exists(model_path) or not count_libraries(model_path):
         yield 0.0
         return
     begin = time.monotonic()
     _probe_once()
     with _without_headers():
         yield time.monotonic() - begin
+
+
+def count_libraries(model_path: str) -> int:
+    """How many C++ libraries lie in the tree of a `model`."""
+    tree_path = os.path.dirname(os.path.dirname(model_path))
+    return sum(1 for _ in iglob(os.path.join(tree_path, "inductor_cache", "??", "*.so")))
 
 
 def _probe_once() -> None:

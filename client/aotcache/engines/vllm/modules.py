@@ -18,7 +18,8 @@ NOT_COVERED = "graph capture, weights, FlashInfer and other caches outside the t
 @dataclass(slots=True)
 class Module:
     """model: vLLM's own object. path: of its `model` file, known at the hook. reason: vLLM's own
-    for a load that it refused; why: ours for not having it; failed: that is an error, no miss."""
+    for a load that it refused; why: ours for not having it; failed: that is an error, no miss.
+    libraries: C++ libraries of its tree before the load; rebuilt: how many came in spite of it."""
 
     model: Any
     tag: str
@@ -31,6 +32,8 @@ class Module:
     why: str = ""
     failed: bool = False
     note: Note | None = None
+    libraries: int = 0
+    rebuilt: int = 0
 
     @property
     def tree_path(self) -> str:
@@ -101,7 +104,8 @@ def _said(module: Module, moved: Sequence[Brought]) -> str:
     if module.loaded:
         there = [one.compile_seconds for one in moved if one.hash == module.hash]
         saved = f" instead of {there[0]:.1f} s of compiling" if there and there[0] else ""
-        return f"{name} loaded in {module.load_seconds:.1f} s{saved}"
+        again = f", {module.rebuilt} C++ libraries built again" if module.rebuilt else ""
+        return f"{name} loaded in {module.load_seconds:.1f} s{saved}{again}"
     refused = f"vLLM refused the stored one: {module.reason}" if module.reason else module.why
     why = f" ({refused})" if refused else ""
     return f"{name} compiled in {module.compile_seconds:.1f} s{why}"

@@ -19,17 +19,14 @@ from typing import Any, ClassVar, TypeVar
 
 from aotcache import settings
 from aotcache.engines.vllm import disk, facts
-from aotcache.engines.vllm.budget import Budget
-from aotcache.engines.vllm.child import Companion
+from aotcache.engines.vllm.cpp import count_libraries
 from aotcache.engines.vllm.ending import Ending
 from aotcache.engines.vllm.failures import lacks_memory
-from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
+from aotcache.engines.vllm.fetching import Fetching
 from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.publisher import Publisher
 from aotcache.engines.vllm.root import usable_root
 from aotcache.errors import LocalError
-from aotcache.protocol.names import DEFAULT_NAMESPACE
-from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import TreeUsed
 
 # A child of vLLM's logger: its handlers and its format, with the process in front.
@@ -63,18 +60,13 @@ class Start:
     def __init__(self) -> None:
         self.over = False
         self._facts: facts.Facts | None = None
-        self._budget = Budget(os.environ.get(settings.DEADLINE))
-        self._companion = Companion()
+        self._fetching = Fetching(self._warn)
         self._publisher: Publisher | None = None
         self._modules: list[Module] = []
         self._current: Module | None = None
         self._loading = False
         self._marks = disk.Marks()
         self._ending = Ending(self._marks.end)
-        self._brought: dict[tuple[str, str], Brought] = {}
-        self._why, self._failed = "", False  # of the last answer
-        self._cut = False  # a pull was under way when the budget ended
-        self._closed = ""  # why the service is not asked any more
         self._changed = ""  # what of vLLM's inside was not found
         self._warned = False
 
@@ -108,7 +100,7 @@ class Start:
         # Orderly ends, also of children that never run atexit's: no crash.
         multiprocessing.util.Finalize(None, self._left, exitpriority=50)
         self._publisher = Publisher(self._facts.cache_root)
-        with self._budget.spend():  # a pull or a publish may be at the tree
+        with self._fetching.budget.spend():  # a pull or a publish may be at the tree
             crashes = disk.take_crashes(self._facts.cache_root)
         for note in crashes:
             self._warn(
@@ -118,9 +110,9 @@ class Start:
         if not disk.has_all(self._facts):
             # vLLM 0.32 settles one factor of the hash, the layout of the KV cache, only after the
             # weights are loaded: until then the recipe says what is needed.
-            self._ask(recipe=self._facts.recipe)
+            self._fetching.ask(self._facts, recipe=self._facts.recipe)
             if self._changed:
-                self._collect()  # nothing tells later when it is needed
+                self._fetching.collect()  # nothing tells later when it is needed
         return True
 
     @_quiet
@@ -132,15 +124,16 @@ class Start:
             return
         module.path = path
         # Where it is there, what is still fetched is not for it: only hear what has come.
-        self._collect(_GRACE if disk.is_there(path) else math.inf)
+        self._fetching.collect(_GRACE if disk.is_there(path) else math.inf)
         if not disk.is_there(path):
-            self._ask(hash=module.hash)
-            self._collect()
-            module.why = self._closed or self._why
-            module.failed = bool(self._closed) or self._failed
+            self._fetching.ask(self._facts, hash=module.hash)
+            self._fetching.collect()
+            module.why = self._fetching.closed or self._fetching.why
+            module.failed = bool(self._fetching.closed) or self._fetching.failed
         module.note = disk.note_of(module.tree_path, self._facts.part)
         self._ending.watch()
         self._marks.set(self._facts, module)
+        module.libraries = count_libraries(path)
         self._loading = True
 
     @_quiet
@@ -172,7 +165,7 @@ class Start:
     @_quiet
     def _before_compile(self) -> None:
         if not self._loading and not _uses_aot():
-            self._collect()  # the older loader looks for its tree inside
+            self._fetching.collect()  # the older loader looks for its tree inside
 
     @_quiet
     def _timed(self, vllm_config: Any, tag: str, seconds: float) -> None:
@@ -208,22 +201,21 @@ class Start:
         self.over = True
         self._marks.lift()
         self._ending.forget()
-        if self._companion.unanswered:
-            self._companion.kill()
         for module in self._modules:
-            if module.loaded and module.note is not None:
+            if not module.loaded:
+                continue
+            # A load that torch calls one may have compiled: the keys hold paths of headers.
+            module.rebuilt = count_libraries(module.path) - module.libraries
+            if module.note is not None:
                 disk.keep(module.tree_path, module.note, "loaded", "")
         used = {(tree.layout, tree.hash) for tree in self._trees()}
-        disk.keep_unused(self._facts, used, self._brought)
-        brought = self._brought.values()
-        line = end_line(self._modules, brought, self._budget.waited, cut=self._cut)
+        fetched = self._fetching
+        disk.keep_unused(self._facts, used, fetched.brought)
+        line = end_line(
+            self._modules, fetched.brought.values(), fetched.budget.waited, cut=fetched.cut
+        )
         logger.info("aotcache: %s", line)
-        if not self._closed and disk.has_outcomes(self._facts.cache_root):
-            try:
-                self._companion.ask(Tell(cache_root=self._facts.cache_root))
-            except OSError as error:
-                logger.debug("aotcache: outcomes are left to the next start: %s", error)
-        self._companion.leave()
+        fetched.end(self._facts.cache_root, tell=disk.has_outcomes(self._facts.cache_root))
         self._offer(self._modules)
 
     def _offer(self, modules: Sequence[Module]) -> None:
@@ -245,53 +237,6 @@ class Start:
         assert self._facts is not None
         return [tree for module in self._modules for tree in module.trees(self._facts.part)]
 
-    def _ask(self, *, hash: str = "", recipe: Recipe | None = None) -> None:
-        if self._closed:
-            return
-        if self._budget.left <= 0:
-            self._why, self._failed = f"no time left to pull it ({settings.DEADLINE})", True
-            return
-        assert self._facts is not None
-        job = Fetch(
-            cache_root=self._facts.cache_root,
-            namespace=os.environ.get(settings.NAMESPACE) or DEFAULT_NAMESPACE,
-            part=self._facts.part,
-            platform=self._facts.detected.platform,
-            hash=hash,
-            recipe=recipe,
-        )
-        try:
-            self._companion.ask(job)
-        except OSError as error:
-            self._close(f"its companion process cannot be started: {error}")
-
-    def _collect(self, at_most: float = math.inf) -> None:
-        """Wait for what was asked, as long as the budget lasts, or at most so many seconds."""
-        while self._companion.unanswered and not self._closed:
-            with self._budget.spend() as left:
-                answer = self._companion.answer(min(left, at_most))
-            if answer is not None:
-                self._take(answer)
-            elif left <= at_most:
-                self._cut = True
-                self._close(f"not pulled within {self._budget.total:.0f} s ({settings.DEADLINE})")
-            else:
-                return
-
-    def _take(self, answer: Answer) -> None:
-        for one in answer.brought:
-            self._brought[one.layout, one.hash] = one
-        self._why, self._failed = answer.error or answer.why, bool(answer.error)
-        if answer.fatal:
-            self._close(answer.error)
-        elif answer.error:
-            self._warn(f"a tree is not pulled: {answer.error}")
-
-    def _close(self, why: str) -> None:
-        self._closed = why
-        self._companion.kill()
-        self._warn(f"not used any more in this start, vLLM compiles: {why}")
-
     def _warn(self, text: str) -> None:
         """One warning a process; what else is to be said is for those who ask for more."""
         level = logging.DEBUG if self._warned else logging.WARNING
@@ -308,7 +253,7 @@ class Start:
         """The process ends, or the cache is given up: nothing has crashed."""
         self._marks.lift()
         self._ending.forget()
-        self._companion.kill()
+        self._fetching.kill()
 
 
 def _uses_aot() -> bool:

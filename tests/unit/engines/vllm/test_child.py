@@ -300,12 +300,18 @@ def test_nothing_heavy_is_imported(tree: FoundTree, tmp_path: Path) -> None:
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)\n"
     )
     jobs = [_fetch(tmp_path / "fresh", tree.hash), Tell(cache_root=str(tmp_path / "fresh"))]
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", program],
-        input=b"\n".join(msgspec.json.encode(job) for job in jobs),
-        capture_output=True,
-        check=True,
-    )
-    assert done.stderr == b"[]\n"
-    fetched, told = [msgspec.json.decode(line, type=Answer) for line in done.stdout.splitlines()]
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"".join(msgspec.json.encode(job) + b"\n" for job in jobs))
+        child.stdin.flush()
+        # Its stdin stays open as long as it pulls: else the engine is gone, and it ends.
+        fetched, told = [msgspec.json.decode(child.stdout.readline(), type=Answer) for _ in jobs]
+        _, said = child.communicate()
+    assert said == b"[]\n"
     assert (len(fetched.brought), told) == (1, Answer())

@@ -58,11 +58,11 @@ def start(tmp_path: Path) -> Start:
 
 
 def test_without_time_it_is_not_asked_and_that_is_why(start: Start, tmp_path: Path) -> None:
-    start._budget.total = 0.0
+    start._fetching.budget.total = 0.0
     module = _module()
     start._modules.append(module)
     start.before_load(module.model, _path(tmp_path))
-    assert start._companion._process is None
+    assert start._fetching._companion._process is None
     assert module.failed
     assert "AOTCACHE_DEADLINE" in module.why
 
