@@ -8,6 +8,7 @@ this node: it is not pulled again.
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import secrets
@@ -54,7 +55,7 @@ def mark(tree_path: str, note: Note) -> Mark:
     """Mark that this process loads a pulled part. Raises LocalError."""
     folder = TreeState(tree_path).loading
     make_directories(folder)
-    path = os.path.join(folder, f"{note.part}.{secrets.token_hex(4)}{_SUFFIX}")
+    path = os.path.join(folder, f"{note.part}.{_boot()}.{secrets.token_hex(4)}{_SUFFIX}")
     unlocked = path + ".tmp"
     fd = -1
     try:
@@ -153,9 +154,20 @@ def _marks(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in _listed(folder) if name.endswith(_SUFFIX)]
 
 
+@functools.cache
+def _boot() -> str:
+    """The running kernel, all containers on it; empty where it does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()[:8]
+    except OSError:
+        return ""
+
+
 def _is_dead(path: str) -> bool:
-    """Whether the process that made a mark is gone."""
-    if path in _ours:
+    """Whether the process that made a mark is gone. Only this node's are judged: on a file system
+    that several nodes share, locks may be known to one alone."""
+    if path in _ours or f".{_boot()}." not in os.path.basename(path):
         return False
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

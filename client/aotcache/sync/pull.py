@@ -74,15 +74,16 @@ def pull(
     tree_path: str,
     *,
     lock_timeout: float = -1,
-    beside: Callable[[Hit], None] = lambda hit: None,  # noqa: ARG005
+    beside: Callable[[Hit], Miss | None] = lambda hit: None,  # noqa: ARG005
 ) -> Pulled | Miss:
     """Look a tree up and install it at `tree_path` (absolute): the parts asked for, or all.
 
     Several processes of one node may ask at once: one fetches, the others wait and find it there.
     Existing files are never replaced: those with another size, and a `model` with other content,
     are counted as `kept`, and the model is warned of. beside: is called with what was found, before
-    anything is installed. A Miss says why there is nothing to pull;
-    every error is raised (AotcacheError) and leaves the tree as it was, or with whole units more.
+    anything is installed; a Miss of its own is the answer then. A Miss says why there is nothing
+    to pull; every error is raised (AotcacheError) and leaves the tree as it was, or with whole
+    units more.
     """
     begin = time.monotonic()
     state = TreeState(tree_path)
@@ -91,7 +92,8 @@ def pull(
         if isinstance(answer, Miss):
             return answer
         parts = _choose_parts(answer, lookup)
-        beside(answer)
+        if (missed := beside(answer)) is not None:
+            return missed
         site.progress.step(
             f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
         )

@@ -16,14 +16,14 @@ def pull_together(
     site: Site, asked: Lookup, cache_root: str, *, lock_timeout: float = -1
 ) -> list[Pulled | Miss]:
     """Pull a tree under a cache root, after those that it cannot be loaded without: a `vllm-aot`
-    tree that was not saved as one artifact leads to a `vllm-jit` tree. Its own result comes last.
-    Raises what `pull` raises."""
+    tree that was not saved as one artifact leads to a `vllm-jit` tree. Its own result comes last; a
+    Miss of the other is its own, as it could not be loaded. Raises what `pull` raises."""
     results: list[Pulled | Miss] = []
 
-    def beside(hit: Hit) -> None:
+    def beside(hit: Hit) -> Miss | None:
         ranks = tuple(part for part in asked.parts if part != SHARED)
         if asked.layout != VLLM_AOT or (asked.parts and not ranks):
-            return
+            return None
         for used in hit.trees:
             if used.layout == VLLM_JIT:
                 lookup = Lookup(
@@ -34,7 +34,11 @@ def pull_together(
                     parts=ranks,
                 )
                 path = tree_path(cache_root, used.layout, used.hash)
-                results.append(pull(site, lookup, path, lock_timeout=lock_timeout))
+                result = pull(site, lookup, path, lock_timeout=lock_timeout)
+                if isinstance(result, Miss):
+                    return result
+                results.append(result)
+        return None
 
     path = tree_path(cache_root, asked.layout, asked.hash)
     results.append(pull(site, asked, path, lock_timeout=lock_timeout, beside=beside))

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from aotcache.errors import LocalError
-from aotcache.local.loading import mark, poisoned, take_crashed
+from aotcache.local.loading import _boot, mark, poisoned, take_crashed
 from aotcache.local.pulled import Note, read_note, write_note
 from aotcache.local.state import TreeState
 from aotcache.protocol.names import VLLM_AOT
@@ -192,10 +192,20 @@ def test_several_that_ask_at_once_get_each_crash_once(tree: Path) -> None:
 def test_a_mark_that_says_nothing_is_of_one_who_loaded_nothing(tree: Path) -> None:
     folder = Path(TreeState(str(tree)).loading)
     folder.mkdir(parents=True)
-    (folder / "rank_0_0-d0.00000000.json").write_bytes(b"")
-    (folder / "rank_0_0-d0.11111111.json").write_bytes(b'{"half')
+    (folder / f"rank_0_0-d0.{_boot()}.00000000.json").write_bytes(b"")
+    (folder / f"rank_0_0-d0.{_boot()}.11111111.json").write_bytes(b'{"half')
     assert take_crashed(str(tree.parent)) == []
     assert _marks(tree) == []
+    assert tree.exists()
+
+
+def test_a_mark_of_another_node_is_left_to_it(tree: Path) -> None:
+    """On a file system that nodes share, its lock may be known there alone."""
+    folder = Path(TreeState(str(tree)).loading)
+    folder.mkdir(parents=True)
+    (folder / "rank_0_0-d0.another0.00000000.json").write_bytes(msgspec.json.encode(NOTE))
+    assert take_crashed(str(tree.parent)) == []
+    assert len(list(folder.iterdir())) == 1
     assert tree.exists()
 
 
@@ -204,7 +214,7 @@ def test_a_planted_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
     victim.write_bytes(msgspec.json.encode(NOTE))
     folder = Path(TreeState(str(tree)).loading)
     folder.mkdir(parents=True)
-    (folder / "rank_0_0-d0.00000000.json").symlink_to(victim)
+    (folder / f"rank_0_0-d0.{_boot()}.00000000.json").symlink_to(victim)
     assert take_crashed(str(tree.parent)) == []
     assert victim.exists()
 

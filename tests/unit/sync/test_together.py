@@ -113,14 +113,15 @@ def test_of_both_only_the_ranks_that_are_asked_for(
     assert _names(shared) == [(VLLM_AOT, aot.hash)]
 
 
-def test_an_older_tree_that_is_not_stored_is_a_miss_beside_it(
+def test_an_older_tree_that_is_not_stored_is_a_miss_of_both(
     here: Here, pair: tuple[FoundTree, FoundTree], tmp_path: Path
 ) -> None:
     aot, jit = pair
     here.site().index.delete(jit.hash)
-    first, last = pull_together(here.site(), _asked(aot), str(tmp_path / "fresh"))
-    assert isinstance(first, Miss)
-    assert isinstance(last, Pulled)
+    (result,) = pull_together(here.site(), _asked(aot), str(tmp_path / "fresh"))
+    assert isinstance(result, Miss)
+    assert jit.hash in result.message
+    assert not list((tmp_path / "fresh").rglob("model"))
 
 
 def test_a_miss_of_the_tree_itself_is_alone(

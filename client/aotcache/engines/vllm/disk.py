@@ -83,8 +83,10 @@ class Marks:
         self._over = False
 
     def set(self, known: Facts, module: Module) -> None:
-        """Mark the load of a pulled part, and of what was pulled for the older loader with it."""
-        if module.note is None or self._over:
+        """Mark the load of a pulled part, and of what was pulled for the older loader with it. One
+        that has run here before is no suspect: a start that is killed from outside leaves a mark
+        too, and would cost a compile."""
+        if module.note is None or module.note.told or self._over:
             return
         noted = [(module.tree_path, module.note)]
         for tree in find_trees(known.cache_root):
