@@ -33,7 +33,7 @@ from aotcache.sync.settle import TreeLooks
 from aotcache.sync.site import Site
 
 AOTCACHE = [sys.executable, "-m", "aotcache"]
-LIFETIME = "900"  # seconds after which a service that a killed test run left behind ends itself
+LIFETIME = "3600"  # seconds after which a service that a killed test run left behind ends itself
 
 
 @dataclass

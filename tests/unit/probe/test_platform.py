@@ -12,6 +12,7 @@ import pytest
 
 from aotcache.errors import FormatError, UsageError
 from aotcache.probe import platform as probe
+from aotcache.probe import sources
 from aotcache.probe.gpu import Gpu
 from aotcache.probe.platform import detect, load_platform
 from aotcache.protocol.names import VLLM_AOT
@@ -116,14 +117,14 @@ def test_a_torch_for_devices_that_cannot_be_told_apart_is_refused() -> None:
 
 
 def test_without_torch_the_user_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "find_spec", lambda _: None)
+    monkeypatch.setattr(sources, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"torch is not installed.*--platform FILE"):
         detect()
 
 
 def test_without_triton_the_field_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        probe, "find_spec", lambda name: None if name == "triton" else find_spec(name)
+        sources, "find_spec", lambda name: None if name == "triton" else find_spec(name)
     )
     assert detect().platform.triton == ""
 

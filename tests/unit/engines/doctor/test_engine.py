@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_a_platform_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.Monk
     with (tmp_path / "torch" / "version.py").open("a") as file:
         file.write("xpu = '20250'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("torch", "triton", "vllm"):  # as in a process that has imported none of them
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (finding,) = check_platform(Installed())
     assert (finding.level, "Intel" in finding.found) == (PROBLEM, True)
 
@@ -100,6 +103,8 @@ def test_torch_for_gpus_and_none_here(tmp_path: Path, monkeypatch: pytest.Monkey
     with (tmp_path / "torch" / "version.py").open("a") as file:
         file.write("cuda = '13.0'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("torch", "triton", "vllm"):  # as in a process that has imported none of them
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = list(check_platform(Installed(torch="2.13.0+cu130")))
     assert [finding.level for finding in found] == [OK, NOTE]

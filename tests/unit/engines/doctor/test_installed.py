@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from support.vllm_source import (
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("torch", "triton", "vllm"):  # as in a process that has imported none of them
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
 
