@@ -27,13 +27,13 @@ REBUILDS = ("fxgraph_lookup_write_file", "triton_bundler_read_and_emit_kernel")
 
 
 def outcomes(published: PublishedStart, outcome: str, count: int) -> None:
-    """Wait until the service has been told: nobody waits for that in the engine."""
+    """Wait until the service has been told so many: nobody waits for that in the engine."""
 
     def look() -> TreeDetail | None:
         detail = published.detail()
-        return detail if detail.tree.outcomes.get(outcome) == count else None
+        return detail if detail.tree.outcomes.get(outcome, 0) >= count else None
 
-    eventually(look, f"{count} {outcome}, not {published.detail().tree.outcomes}")
+    eventually(look, f"{count} {outcome} or more, not {published.detail().tree.outcomes}")
 
 
 def check_warm(warm: Started, cold: Started) -> None:
@@ -76,6 +76,7 @@ def test_only_the_worker_works(vllm_published: PublishedStart) -> None:
 
 def test_a_fresh_node_starts_warm(vllm_published: PublishedStart, tmp_path: Path) -> None:
     root = tmp_path / "another" / "place"
+    told = vllm_published.detail().tree.outcomes
     warm = vllm_published.fresh(root)
     check_warm(warm, vllm_published.started)
     stored = {name.split("/", 1)[1] for name in compiled_files(vllm_published.cache_root)}
@@ -85,16 +86,16 @@ def test_a_fresh_node_starts_warm(vllm_published: PublishedStart, tmp_path: Path
     (line,) = warm.aotcache
     assert re.search(r"hit: backbone \w{12} loaded in [\d.]+ s instead of [\d.]+ s", line), line
     assert re.search(r"kB moved in [\d.]+ s, waited [\d.]+ s; not covered: graph capture", line)
-    outcomes(vllm_published, "loaded", 1)
+    outcomes(vllm_published, "loaded", told.get("loaded", 0) + 1)
 
     # The second start on the same disk asks nobody, and its outcome was told already.
-    lookups = vllm_published.detail().tree.lookups
+    before = vllm_published.detail().tree
     again = start(root, env=vllm_published.env)
     check_warm(again, vllm_published.started)
     assert "on this disk already: backbone" in again.aotcache[-1]
     assert "nothing moved, waited 0.0 s" in again.aotcache[-1]
-    assert vllm_published.detail().tree.lookups == lookups
-    assert vllm_published.detail().tree.outcomes == {"loaded": 1}
+    after = vllm_published.detail().tree
+    assert (after.lookups, after.outcomes) == (before.lookups, before.outcomes)
 
 
 def test_two_starts_at_once_share_a_fetch(vllm_published: PublishedStart, tmp_path: Path) -> None:
