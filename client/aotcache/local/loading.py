@@ -85,15 +85,21 @@ def take_crashed(folder: str) -> list[Note]:
     crashed: list[Note] = []
     failed: LocalError | None = None
     for tree in _listed(base):
-        if any(_is_dead(path) for path in _marks(os.path.join(base, tree))):
+        tree_path = os.path.join(folder, tree)
+        if has_crashed(tree_path):
             try:
-                crashed += _take(os.path.join(folder, tree))
+                crashed += _take(tree_path)
             except LocalError as error:
                 logger.info("a crash is left to the next start: %s", error)
                 failed = error
     if failed is not None and not crashed:
         raise failed
     return crashed
+
+
+def has_crashed(tree_path: str) -> bool:
+    """Whether a crash with this tree is still to be dealt with: it must not be loaded again."""
+    return any(_is_dead(path) for path in _marks(TreeState(tree_path).loading))
 
 
 def poisoned(tree_path: str) -> frozenset[str]:

@@ -10,8 +10,7 @@ from posixpath import basename
 
 import msgspec
 
-from aotcache.errors import FormatError
-from aotcache.local.state import TreeState, read_bytes, read_folder, write_whole
+from aotcache.local.state import TreeState, read_bytes, write_whole
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.manifest import FileEntry
 from aotcache.protocol.names import check_part
@@ -19,7 +18,8 @@ from aotcache.protocol.names import check_part
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """One part of one tree, as it was pulled. seconds and bytes: what this part's share of the pull
-    took and moved. content: see `content_of`. told: the service knows what came of it."""
+    took and moved. content: see `content_of`. outcome: the last one that was kept of it, to be told
+    to the service; empty: none yet."""
 
     namespace: str
     layout: str
@@ -32,7 +32,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     bytes: int = 0
     compile_seconds: float | None = None
-    told: bool = False
+    outcome: str = ""
 
 
 def content_of(files: Iterable[FileEntry]) -> str:
@@ -59,14 +59,3 @@ def read_note(tree_path: str, part: str) -> Note | None:
         return decode_json(read_bytes(_path(tree_path, part)), Note)
     except FileNotFoundError:
         return None
-
-
-def read_notes(tree_path: str) -> list[Note]:
-    """All notes of a tree that can be read."""
-    notes = []
-    for data in read_folder(TreeState(tree_path).pulled, ".json").values():
-        try:
-            notes.append(decode_json(data, Note))
-        except FormatError:
-            continue  # of another version: only an outcome is lost
-    return notes

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aotcache.errors import FormatError, InvalidNameError
-from aotcache.local.pulled import Note, content_of, read_note, read_notes, write_note
+from aotcache.local.pulled import Note, content_of, read_note, write_note
 from aotcache.local.state import TreeState
 from aotcache.protocol.manifest import FileEntry
 
@@ -35,21 +35,22 @@ def test_notes_come_back_and_lie_beside_the_tree(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     assert read_note(str(tree), NOTE.part) is None
-    assert read_notes(str(tree)) == []
-    second = msgspec.structs.replace(NOTE, part="rank_1_0-d1", compile_seconds=None, told=True)
+    second = msgspec.structs.replace(
+        NOTE, part="rank_1_0-d1", compile_seconds=None, outcome="loaded"
+    )
     write_note(str(tree), second)
     write_note(str(tree), NOTE)
     assert read_note(str(tree), NOTE.part) == NOTE
-    assert read_notes(str(tree)) == [NOTE, second]
+    assert read_note(str(tree), second.part) == second
     assert list(tree.iterdir()) == []
 
 
 def test_the_last_pull_of_a_part_counts(tmp_path: Path) -> None:
-    write_note(str(tmp_path / "tree"), msgspec.structs.replace(NOTE, told=True))
+    write_note(str(tmp_path / "tree"), msgspec.structs.replace(NOTE, outcome="loaded"))
     write_note(str(tmp_path / "tree"), NOTE)
     note = read_note(str(tmp_path / "tree"), NOTE.part)
     assert note is not None
-    assert not note.told
+    assert note.outcome == ""
 
 
 def test_a_note_that_cannot_be_read(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_note_that_cannot_be_read(tmp_path: Path) -> None:
     Path(TreeState(tree).pulled, "rank_0_0-d0.json").write_bytes(b"{}")
     with pytest.raises(FormatError):
         read_note(tree, "rank_0_0-d0")
-    assert [note.part for note in read_notes(tree)] == ["rank_1_0-d1"]
+    assert read_note(tree, "rank_1_0-d1") is not None
 
 
 def test_a_part_is_no_path(tmp_path: Path) -> None:

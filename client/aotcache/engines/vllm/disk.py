@@ -10,7 +10,6 @@ from contextlib import suppress
 
 import msgspec
 
-from aotcache.engines.vllm import facts
 from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.modules import Module, holds_artifacts
 from aotcache.errors import AotcacheError, LocalError
@@ -25,6 +24,8 @@ from aotcache.protocol.record import MAX_TREES_USED, EngineRecord, TreeUsed, all
 from aotcache.protocol.v1.outcomes import Outcome
 
 logger = logging.getLogger("vllm.aotcache")
+
+_UNTRIED = ("", "unused")  # outcomes of a pulled part that this node's engine has not loaded yet
 
 
 def is_there(model_path: str) -> bool:
@@ -86,7 +87,7 @@ class Marks:
         """Mark the load of a pulled part, and of what was pulled for the older loader with it. One
         that has run here before is no suspect: a start that is killed from outside leaves a mark
         too, and would cost a compile."""
-        if module.note is None or module.note.told or self._over:
+        if module.note is None or module.note.outcome not in _UNTRIED or self._over:
             return
         noted = [(module.tree_path, module.note)]
         for tree in find_trees(known.cache_root):
@@ -121,6 +122,11 @@ class Marks:
         self._marks = [m for m in self._marks if module is not None and m[0] is not module]
 
 
+def crashed_path(cache_root: str, note: Note) -> str:
+    """Where a tree that made the engine crash was moved."""
+    return TreeState(tree_path(cache_root, note.layout, note.hash)).crashed
+
+
 def take_crashes(cache_root: str) -> list[Note]:
     """What an earlier start of this node crashed with: kept as outcomes, poison from now on."""
     notes = []
@@ -128,7 +134,7 @@ def take_crashes(cache_root: str) -> list[Note]:
         try:
             found = take_crashed(folder)
         except LocalError as error:
-            logger.debug("aotcache: %s", error)
+            logger.info("aotcache: %s", error)  # such a tree is not loaded: `has_crashed`
             continue
         for note in found:
             _keep(os.path.join(folder, note.hash), note, "crashed", "the engine died with it")
@@ -137,11 +143,12 @@ def take_crashes(cache_root: str) -> list[Note]:
 
 
 def keep(tree_path: str, note: Note, outcome: str, reason: str) -> None:
-    """Keep an outcome of a pulled part, once a pull."""
-    if not note.told:
+    """Keep an outcome of a pulled part, once a pull; what was not used at first may be later."""
+    note = note_of(tree_path, note.part) or note  # another start here may have kept one since
+    if note.outcome in _UNTRIED and note.outcome != outcome:
         _keep(tree_path, note, outcome, reason)
         with suppress(LocalError):
-            write_note(tree_path, msgspec.structs.replace(note, told=True))
+            write_note(tree_path, msgspec.structs.replace(note, outcome=outcome))
 
 
 def _keep(tree_path: str, note: Note, outcome: str, reason: str) -> None:
@@ -182,6 +189,7 @@ def keep_unused(
 def write_records(known: Facts, module: Module, trees: Sequence[TreeUsed]) -> None:
     """Write what this process knows beside the module's trees, for whoever publishes them, and for
     the next start here."""
+    factors = module.hash_factors()
     for used in module.trees(known.part):
         path = tree_path(known.cache_root, used.layout, used.hash)
         before = None
@@ -199,7 +207,7 @@ def write_records(known: Facts, module: Module, trees: Sequence[TreeUsed]) -> No
             recipe=known.recipe,
             expected_parts=tuple(expected),
             compile_seconds=seconds,
-            hash_factors=facts.hash_factors(module.model),
+            hash_factors=factors,
             notes=known.detected.notes,
             trees=all_trees([trees])[:MAX_TREES_USED],
         )

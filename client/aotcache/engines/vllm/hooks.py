@@ -35,6 +35,9 @@ Patch = Callable[[ModuleType], None]
 _WRAPPER = "vllm.compilation.wrapper"
 _DECORATORS = "vllm.compilation.decorators"
 
+_BY_RECIPE = "trees come by recipe only, when a module is built"
+_NOTHING = "nothing is pulled; `aotcache pull --recipe-of` before the engine starts does it"
+
 
 def install() -> None:
     """Patch vLLM's modules: now those that are there, the others when they are imported."""
@@ -64,7 +67,7 @@ def _apply(patch: Patch, module: ModuleType) -> None:
     try:
         patch(module)
     except Exception as error:
-        _start().changed(f"{module.__name__} ({type(error).__name__}: {error})")
+        _start().changed(f"{module.__name__} ({type(error).__name__}: {error})", _BY_RECIPE)
 
 
 class _Finder:
@@ -104,7 +107,7 @@ class _Finder:
 def _patch_wrapper(module: ModuleType) -> None:
     cls = getattr(module, "TorchCompileWithNoGuardsWrapper", None)
     if cls is None:
-        _start().changed(f"{_WRAPPER}.TorchCompileWithNoGuardsWrapper")
+        _start().changed(f"{_WRAPPER}.TorchCompileWithNoGuardsWrapper", _NOTHING)
         return
     build = cls.__init__
 
@@ -120,12 +123,13 @@ def _patch_wrapper(module: ModuleType) -> None:
 def _patch_decorators(module: ModuleType) -> None:
     load = getattr(module, "_try_load_aot_compiled_fn", None)
     if load is None or not _takes_model_and_path(load):
-        _start().changed(f"{_DECORATORS}._try_load_aot_compiled_fn(model, path)")
+        _start().changed(f"{_DECORATORS}._try_load_aot_compiled_fn(model, path)", _BY_RECIPE)
         return
 
     @functools.wraps(load)
     def try_load(model: Any, path: str) -> Any:
-        _start().before_load(model, path)
+        if _start().before_load(model, path):
+            return None
         try:
             with _reasons(module) as reasons, undisturbed(path) as prepared:
                 loaded = load(model, path)
@@ -174,7 +178,7 @@ def _patch_worker(vllm_config: Any) -> None:
     cls = getattr(sys.modules.get(home), attribute, None)
     warm_up = getattr(cls, "compile_or_warm_up_model", None)
     if cls is None or warm_up is None:
-        _start().changed("compile_or_warm_up_model of the worker")
+        _start().never_ends(f"{name}.compile_or_warm_up_model")
         return
 
     @functools.wraps(warm_up)
@@ -203,7 +207,11 @@ class _Reasons(logging.Handler):
         self.heard: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        _, said, reason = record.getMessage().partition("reason: ")
+        try:
+            message = record.getMessage()
+        except Exception:
+            return  # arguments that do not fit: what writes the log says so
+        _, said, reason = message.partition("reason: ")
         if said:
             self.heard.append(reason)
 

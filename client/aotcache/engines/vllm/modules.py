@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aotcache.engines.vllm import facts
 from aotcache.engines.vllm.jobs import Brought
 from aotcache.local.pulled import Note
 from aotcache.protocol.names import VLLM_AOT, VLLM_JIT, part_directory
@@ -34,6 +35,7 @@ class Module:
     note: Note | None = None
     libraries: int = 0
     rebuilt: int = 0
+    _factors: dict[str, str] | None = None
 
     @property
     def tree_path(self) -> str:
@@ -42,6 +44,13 @@ class Module:
     @property
     def hash(self) -> str:
         return os.path.basename(self.tree_path)
+
+    def hash_factors(self) -> dict[str, str]:
+        """What its hash is made of, found out once: it takes a look at every file of the model's
+        source."""
+        if self._factors is None:
+            self._factors = facts.hash_factors(self.model)
+        return self._factors
 
     def jit_path(self, part: str) -> str | None:
         """The tree of the older loader that this module's artifacts lie in, if it has one: a path

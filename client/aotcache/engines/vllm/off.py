@@ -23,12 +23,15 @@ class Off:
             )
         return cls._one
 
-    def changed(self, what: str) -> None: ...
+    def changed(self, what: str, so: str) -> None: ...
+
+    def never_ends(self, what: str) -> None: ...
 
     def built(self, model: Any) -> bool:  # noqa: ARG002 (the face of Start)
         return False
 
-    def before_load(self, model: Any, path: str) -> None: ...
+    def before_load(self, model: Any, path: str) -> bool:  # noqa: ARG002
+        return False
 
     def after_load(self, model: Any, loaded: bool, reason: str, prepared: float) -> None: ...
 

@@ -27,6 +27,7 @@ from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.publisher import Publisher
 from aotcache.engines.vllm.root import usable_root
 from aotcache.errors import LocalError
+from aotcache.local.loading import has_crashed
 from aotcache.protocol.record import TreeUsed
 
 # A child of vLLM's logger: its handlers and its format, with the process in front.
@@ -68,6 +69,7 @@ class Start:
         self._marks = disk.Marks()
         self._ending = Ending(self._marks.end)
         self._changed = ""  # what of vLLM's inside was not found
+        self._ends_itself = True
         self._warned = False
 
     @classmethod
@@ -76,10 +78,15 @@ class Start:
             cls._one = cls()
         return cls._one
 
-    def changed(self, what: str) -> None:
-        """vLLM's inside is not what the hooks know: trees come by recipe, as a module is built."""
+    def changed(self, what: str, so: str) -> None:
+        """vLLM's inside is not what the hooks know. so: what remains."""
         self._changed = what
-        self._warn(f"{what} is not in this vLLM as aotcache knows it: trees come by recipe only")
+        self._warn(f"{what} is not in this vLLM as aotcache knows it: {so}")
+
+    def never_ends(self, what: str) -> None:
+        """Nothing tells when the engine has run its first step: each module's first run does."""
+        self._ends_itself = False
+        self._warn(f"{what} is not in this vLLM: a tree counts as loaded after its first run")
 
     @_quiet
     def built(self, model: Any) -> bool:
@@ -105,7 +112,8 @@ class Start:
         for note in crashes:
             self._warn(
                 f"{note.layout}/{note.hash[:12]} {note.part} (generation {note.generation}) made "
-                "the engine crash at its last start: it is not used here again"
+                "the engine crash at its last start: it is not used here again, and lies in "
+                f"{disk.crashed_path(self._facts.cache_root, note)}"
             )
         if not disk.has_all(self._facts):
             # vLLM 0.32 settles one factor of the hash, the layout of the KV cache, only after the
@@ -116,13 +124,18 @@ class Start:
         return True
 
     @_quiet
-    def before_load(self, model: Any, path: str) -> None:
-        """vLLM is about to look for `path`: have it there, if it can be had in time."""
+    def before_load(self, model: Any, path: str) -> bool:
+        """vLLM is about to look for `path`: have it there, if it can be had in time. True: it must
+        not be loaded."""
         module = next((m for m in self._modules if m.model is model), None)
         self._current = module
         if module is None or self._facts is None:
-            return
+            return False
         module.path = path
+        if has_crashed(module.tree_path):
+            module.why, module.failed = "it made the engine crash at its last start", True
+            self._warn(f"{module.tree_path} is not loaded: {module.why}; move it away")
+            return True
         # Where it is there, what is still fetched is not for it: only hear what has come.
         self._fetching.collect(_GRACE if disk.is_there(path) else math.inf)
         if not disk.is_there(path):
@@ -135,6 +148,7 @@ class Start:
         self._marks.set(self._facts, module)
         module.libraries = count_libraries(path)
         self._loading = True
+        return False
 
     @_quiet
     def after_load(self, model: Any, loaded: bool, reason: str, prepared: float) -> None:
@@ -193,12 +207,14 @@ class Start:
             if not lacks_memory(error):
                 self._marks.leave(self._current if first else None)
             raise
+        if first and not self._ends_itself:
+            self.ended(last=False)
 
     @_quiet
-    def ended(self) -> None:
-        """The engine has run its first step."""
+    def ended(self, *, last: bool = True) -> None:
+        """The engine has run its first step, or only what it has loaded so far."""
         assert self._facts is not None
-        self.over = True
+        self.over = last
         self._marks.lift()
         self._ending.forget()
         for module in self._modules:

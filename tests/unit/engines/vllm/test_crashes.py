@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
+from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.failures import lacks_memory
 from aotcache.engines.vllm.modules import Module
 from aotcache.engines.vllm.start import Start
-from aotcache.local.loading import mark
+from aotcache.local.loading import mark, take_crashed
 from aotcache.local.pulled import Note
 from aotcache.local.state import TreeState
+from aotcache.probe.platform import Detected
 from aotcache.protocol.names import VLLM_AOT
+from support.small import add
+from support.trees import H100, RECIPE
 
 
 class OutOfMemoryError(RuntimeError):
@@ -49,22 +56,25 @@ def trees(tmp_path: Path) -> dict[str, str]:
     return {name: str(tmp_path / (letter * 64)) for name, letter in (("main", "a"), ("draft", "b"))}
 
 
+def _note(tree_path: str) -> Note:
+    return Note(
+        namespace="default",
+        layout=VLLM_AOT,
+        hash=Path(tree_path).name,
+        platform="c" * 32,
+        part="rank_0_0-d0",
+        generation=1,
+        content="d" * 32,
+    )
+
+
 @pytest.fixture
 def start(trees: dict[str, str]) -> Start:
     """One that has loaded two pulled modules; the draft is the last of them."""
     begun = Start()
     for name, path in trees.items():
         module = Module(SimpleNamespace(), name, path=f"{path}/rank_0_0/model")
-        note = Note(
-            namespace="default",
-            layout=VLLM_AOT,
-            hash=Path(path).name,
-            platform="c" * 32,
-            part="rank_0_0-d0",
-            generation=1,
-            content="d" * 32,
-        )
-        begun._marks._marks.append((module, mark(path, note)))
+        begun._marks._marks.append((module, mark(path, _note(path))))
         begun._current = module
     return begun
 
@@ -93,3 +103,35 @@ def test_a_lack_of_memory_is_nobodys(start: Start, trees: dict[str, str]) -> Non
     with pytest.raises(RuntimeError), start.running():
         raise _instead()
     assert _left(start, trees) == set()
+
+
+CRASH = """
+import os, sys
+import msgspec
+from aotcache.local.loading import mark, take_crashed
+from aotcache.local.pulled import Note
+
+mark(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Note))
+os._exit(1)
+"""
+
+
+def test_a_crash_that_could_not_be_dealt_with_is_not_loaded_again(tmp_path: Path) -> None:
+    path = add(tmp_path / ("a" * 64), "rank_0_0/model", b"crashes")
+    tree_path = str(path.parents[1])
+    note = msgspec.json.encode(_note(tree_path)).decode()
+    subprocess.run([sys.executable, "-c", CRASH, tree_path, note], check=False)
+    start = Start()
+    start._facts = Facts(
+        cache_root=str(tmp_path),
+        part="rank_0_0-d0",
+        expected_parts=(),
+        recipe=RECIPE,
+        detected=Detected(platform=H100, notes={}),
+    )
+    start._modules.append(Module(SimpleNamespace(), "backbone"))
+    assert start.before_load(start._modules[0].model, str(path))
+    assert "crash" in start._modules[0].why
+    assert start._fetching._companion._process is None
+    take_crashed(str(tmp_path))
+    assert not path.exists()

@@ -159,7 +159,7 @@ def test_an_outcome_is_kept_once_a_pull(known: Facts) -> None:
     disk.keep(path, note, "loaded", "")
     told = disk.note_of(path, PART)
     assert told is not None
-    assert told.told
+    assert told.outcome == "loaded"
     disk.keep(path, told, "loaded", "")
     assert _kept(known) == [(MAIN, "loaded", "")]
     # A new pull of the part is another.
@@ -168,6 +168,23 @@ def test_an_outcome_is_kept_once_a_pull(known: Facts) -> None:
         ("load_failed", 2000),
         ("loaded", 0),
     ]
+
+
+def test_what_was_not_used_at_first_is_marked_and_told_when_it_is(known: Facts) -> None:
+    early = _note(known, VLLM_AOT, MAIN)
+    path = tree_path(known.cache_root, VLLM_AOT, MAIN)
+    disk.keep(path, early, "unused", "vLLM selected another tree")
+    module = _module(known, note=disk.note_of(path, PART))
+    marks = disk.Marks()
+    marks.set(known, module)
+    assert _marked(known) == {MAIN}
+    marks.lift()
+    # Two starts loaded it at once, and each had read the note before.
+    for _ in range(2):
+        disk.keep(path, early, "loaded", "")
+    assert sorted(what for _, what, _ in _kept(known)) == ["loaded", "unused"]
+    marks.set(known, _module(known, note=disk.note_of(path, PART)))
+    assert _marked(known) == set()
 
 
 def test_what_was_pulled_for_this_start_and_not_selected_is_unused(known: Facts) -> None:
