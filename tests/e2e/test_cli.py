@@ -403,6 +403,28 @@ def test_a_recipe_whose_tree_is_damaged(
     assert len(stored) == 2
 
 
+@pytest.mark.usefixtures("stored")
+def test_what_a_recipe_brought_before_a_damaged_tree_is_said(
+    env: dict[str, str], service: Service, h100: str, tmp_path: Path
+) -> None:
+    def pull(root: str, *more: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        words = ("--platform", h100, "--cache-root", str(tmp_path / root), *more)
+        return aotcache("pull", "--recipe-of", SERVE, *words, env=env, check=check)
+
+    first, second = printed(pull("whole", "--json", check=True))
+    (details,) = service.site().index.tree(second["tree"]["hash"]).trees
+    for part in details.parts:
+        (service.data / "objects" / part.manifest).unlink()
+    done = pull("fresh")
+    assert done.returncode == 1
+    assert done.stdout.count("\n") == 1
+    assert first["tree"]["hash"] in done.stdout
+    assert "damaged in storage" in done.stderr
+    again = pull("fresh", "--json")
+    assert (again.returncode, "damaged in storage" in again.stderr) == (1, True)
+    assert [one["tree"] for one in printed(again)] == [first["tree"]]
+
+
 def test_what_crashed_here_exits_as_a_miss(
     env: dict[str, str], stored: list[FoundTree], h100: str, tmp_path: Path
 ) -> None:

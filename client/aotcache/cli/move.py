@@ -216,25 +216,23 @@ def pull(
         if parts:
             raise UsageError("--part goes with HASH; a recipe's trees are pulled whole")
         asked = _recipe(recipe_of or "", platform_from, namespace)
-    with output.progress(as_json) as progress:
-        place = replace(options.site_at(**site), progress=progress)
-        try:
+    results: list[Pulled | Miss] = []
+    try:
+        with output.progress(as_json) as progress:
+            place = replace(options.site_at(**site), progress=progress)
             if isinstance(asked, Lookup):
-                results = pull_together(place, asked, cache_root, lock_timeout=wait)
+                results += pull_together(place, asked, cache_root, lock_timeout=wait)
             else:
-                results = pull_recipe(place, asked, cache_root, lock_timeout=wait)
-        except (PackError, ObjectMissingError) as error:
-            name = f"{namespace}/{layout}/{hash}" if hash else f"what {recipe_of!r} used"
-            raise type(error)(
-                f"{name} is damaged in storage: {error}. Nothing of it was installed; `aotcache "
-                f"rm {hash or 'HASH'}`, and publish it again where it was compiled"
-            ) from error
-    if as_json:
-        # Of one hash its own result; the tree that has to be beside it is in the lines.
-        output.print_json(results[-1] if hash is not None else results)
-    else:
-        for result in results:
-            _print_result(result)
+                for result in pull_recipe(place, asked, cache_root, lock_timeout=wait):
+                    results.append(result)  # what came before an error is there
+    except (PackError, ObjectMissingError) as error:
+        name = f"{namespace}/{layout}/{hash}" if hash else f"a tree that {recipe_of!r} used"
+        raise type(error)(
+            f"{name} is damaged in storage: {error}. Nothing of it was installed; `aotcache "
+            f"rm {hash or 'HASH'}`, and publish it again where it was compiled"
+        ) from error
+    finally:
+        _print_results(results, one=hash is not None, as_json=as_json)
     if isinstance(results[-1], Miss):
         raise SystemExit(MISS)
 
@@ -253,11 +251,16 @@ def _recipe(command: str, platform_from: str | None, namespace: str) -> RecipeLo
     )
 
 
-def _print_result(result: Pulled | Miss) -> None:
-    if isinstance(result, Miss):
-        click.echo(f"miss ({result.reason}): {result.message}", err=True)
-    else:
-        click.echo(said(result))
+def _print_results(results: list[Pulled | Miss], *, one: bool, as_json: bool) -> None:
+    if as_json and results:
+        # Of one hash its own result; the tree that has to be beside it is in the lines.
+        output.print_json(results[-1] if one else results)
+        return
+    for result in results:
+        if isinstance(result, Miss):
+            click.echo(f"miss ({result.reason}): {result.message}", err=True)
+        else:
+            click.echo(said(result))
 
 
 def said(result: Pulled) -> str:

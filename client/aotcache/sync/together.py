@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
@@ -52,18 +52,19 @@ def pull_recipe(
     *,
     part: str | None = None,
     lock_timeout: float = -1,
-) -> list[Pulled | Miss]:
+) -> Iterator[Pulled | Miss]:
     """Pull the trees that the last published start of a recipe used: of each, all parts, or the
-    shared one and a rank's. One Miss alone: there is none. Raises what `pull` raises."""
+    shared one and a rank's. Each result as it comes, and then what `pull` raises, if it does: the
+    trees before it are there. One Miss alone: there is none."""
     answer = site.index.lookup_recipe(asked)
     if isinstance(answer, Miss):
-        return [answer]
-    results: list[Pulled | Miss] = []
+        yield answer
+        return
     for hit in _last_start(answer.trees):
         stored = [found.part for found in hit.parts]
         if part is not None and part not in stored:
             message = f"{hit.namespace}/{hit.layout}/{hit.hash[:12]}: stored, but not {part}"
-            results.append(Miss(reason=PART_MISSING, message=message, missing=(part,)))
+            yield Miss(reason=PART_MISSING, message=message, missing=(part,))
             continue
         lookup = Lookup(
             layout=hit.layout,
@@ -73,8 +74,7 @@ def pull_recipe(
             parts=tuple(name for name in stored if part is None or name in (SHARED, part)),
         )
         path = tree_path(cache_root, hit.layout, hit.hash)
-        results.append(pull(site, lookup, path, lock_timeout=lock_timeout))
-    return results
+        yield pull(site, lookup, path, lock_timeout=lock_timeout)
 
 
 def _last_start(hits: Sequence[Hit]) -> list[Hit]:

@@ -168,7 +168,7 @@ def test_a_recipe_brings_all_trees_of_its_start(here: Here, tmp_path: Path) -> N
     )
     jit = _jit_tree(tmp_path / "node")
     _published(here, main, draft, jit)
-    results = pull_recipe(here.site(), ASKED, str(tmp_path / "fresh"))
+    results = list(pull_recipe(here.site(), ASKED, str(tmp_path / "fresh")))
     names = _names(results)
     assert names[0] == (VLLM_JIT, JIT)
     assert set(names[1:]) == {(VLLM_AOT, main.hash), (VLLM_AOT, draft.hash)}
@@ -183,8 +183,20 @@ def test_of_several_starts_the_newest(here: Here, tmp_path: Path) -> None:
     new = small_tree(tmp_path / "node", name="new", records=False)
     new_jit = _jit_tree(tmp_path / "node")
     _published(here, new, new_jit)
-    results = pull_recipe(here.site(), ASKED, str(tmp_path / "fresh"))
+    results = list(pull_recipe(here.site(), ASKED, str(tmp_path / "fresh")))
     assert _names(results) == [(VLLM_JIT, JIT), (VLLM_AOT, new.hash)]
+
+
+def test_what_a_recipe_brought_before_an_error_is_not_lost(here: Here, tmp_path: Path) -> None:
+    aot = small_tree(tmp_path / "node", records=False)
+    jit = _jit_tree(tmp_path / "node")
+    _published(here, aot, jit)
+    (details,) = here.site().index.tree(aot.hash).trees
+    here.store.delete(details.parts[0].manifest)
+    results = pull_recipe(here.site(), ASKED, str(tmp_path / "fresh"))
+    assert _names([next(results)]) == [(VLLM_JIT, JIT)]
+    with pytest.raises(ObjectMissingError):
+        next(results)
 
 
 @pytest.mark.usefixtures("pair")
@@ -264,9 +276,9 @@ def test_notes_only_of_what_this_pull_installed(here: Here, tmp_path: Path) -> N
     assert isinstance(pulled, Pulled)
     note = read_note(place, PART)
     assert note is not None
-    assert (note.generation, note.platform, note.recipe, note.told) == (
+    assert (note.generation, note.platform, note.recipe, note.outcome) == (
         *(1, published.tree.platform, RECIPE.id),
-        False,
+        "",
     )
     assert note.bytes == pulled.moved_bytes
     assert 0 < note.seconds <= pulled.seconds

@@ -13,6 +13,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,8 @@ from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
 from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from aotcache.protocol.v1.lookup import Miss
+    from aotcache.sync.pull import Pulled
     from aotcache.sync.site import Site
 
 
@@ -43,45 +46,54 @@ def main() -> None:
     decoder = msgspec.json.Decoder(Fetch | Tell)
     site: Site | None = None
     for line in sys.stdin.buffer:
+        brought: list[Brought] = []
+        why: list[str] = []
+        error, fatal = "", False
         try:
             if site is None:
                 from aotcache.sync.connect import connect_by
 
                 site = connect_by(os.environ)
-            answer = _do(site, decoder.decode(line))
-        except (UsageError, UnavailableError, StorageUnavailableError) as error:
-            answer = Answer(error=str(error), fatal=True)
-        except (AotcacheError, OSError) as error:
-            answer = Answer(error=str(error))
-        except Exception as error:
+            for one in _do(site, decoder.decode(line)):
+                if isinstance(one, Brought):
+                    brought.append(one)
+                else:
+                    why.append(f"{one.reason}: {one.message}")
+        except (UsageError, UnavailableError, StorageUnavailableError) as caught:
+            error, fatal = str(caught), True
+        except (AotcacheError, OSError) as caught:
+            error = str(caught)
+        except Exception as caught:
             # A bug of ours: the engine starts all the same, and says this.
-            answer = Answer(error=f"{type(error).__name__}: {error}", fatal=True)
+            error, fatal = f"{type(caught).__name__}: {caught}", True
+        # What came before an error is there, and was waited for.
+        answer = Answer(brought=tuple(brought), why="; ".join(why), error=error, fatal=fatal)
         sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _do(site: Site, job: Fetch | Tell) -> Answer:
+def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
     if isinstance(job, Tell):
         from aotcache.local.outcomes import tell_outcomes
         from aotcache.probe.trees import tree_folders
 
         for folder in tree_folders(job.cache_root):
             tell_outcomes(folder, site.index.outcome)
-        return Answer()
+        return
     _pulling.set()
     try:
-        return _fetch(site, job)
+        yield from _fetch(site, job)
     finally:
         _pulling.clear()
 
 
-def _fetch(site: Site, job: Fetch) -> Answer:
+def _fetch(site: Site, job: Fetch) -> Iterator[Brought | Miss]:
     from aotcache.protocol.names import SHARED, VLLM_AOT
     from aotcache.protocol.v1.lookup import Lookup, Miss
     from aotcache.protocol.v1.recipes import RecipeLookup
-    from aotcache.sync.pull import Pulled
     from aotcache.sync.together import pull_recipe, pull_together
 
+    results: Iterable[Pulled | Miss]
     if job.recipe is not None:
         asked = RecipeLookup(recipe=job.recipe, platform=job.platform, namespace=job.namespace)
         results = pull_recipe(site, asked, job.cache_root, part=job.part)
@@ -94,22 +106,18 @@ def _fetch(site: Site, job: Fetch) -> Answer:
             parts=(SHARED, job.part),
         )
         results = pull_together(site, lookup, job.cache_root)
-    pulled = [one for one in results if isinstance(one, Pulled)]
-    missed = [one for one in results if isinstance(one, Miss)]
-    return Answer(
-        brought=tuple(
-            Brought(
-                layout=one.tree.layout,
-                hash=one.tree.hash,
-                seconds=one.seconds,
-                moved_bytes=one.moved_bytes,
-                compile_seconds=one.compile_seconds,
-                installed=one.installed,
-            )
-            for one in pulled
-        ),
-        why="; ".join(f"{one.reason}: {one.message}" for one in missed),
-    )
+    for one in results:
+        if isinstance(one, Miss):
+            yield one
+            continue
+        yield Brought(
+            layout=one.tree.layout,
+            hash=one.tree.hash,
+            seconds=one.seconds,
+            moved_bytes=one.moved_bytes,
+            compile_seconds=one.compile_seconds,
+            installed=one.installed,
+        )
 
 
 if __name__ == "__main__":

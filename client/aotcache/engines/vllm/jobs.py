@@ -37,8 +37,8 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """brought; why: of a miss, `reason: message`; error: what failed, and `fatal` where it makes no
-    sense to ask again."""
+    """brought; why: of a miss, `reason: message`; error: what failed after that, and `fatal` where
+    it makes no sense to ask again."""
 
     brought: tuple[Brought, ...] = ()
     why: str = ""

@@ -15,14 +15,16 @@ import msgspec
 import pytest
 
 from aotcache.engines.vllm.child import Companion
+from aotcache.engines.vllm.fetching import Fetching
 from aotcache.engines.vllm.jobs import Answer, Fetch, Tell
 from aotcache.local.outcomes import has_kept, keep_outcome
 from aotcache.local.pulled import read_note
 from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import VLLM_AOT
+from aotcache.protocol.record import TreeUsed
 from aotcache.protocol.v1.outcomes import Outcome
 from support.site import Service, publish_tree, run
-from support.small import small_tree
+from support.small import record, small_tree
 from support.trees import H100, RECIPE, contents
 
 PART = "rank_0_0-d0"
@@ -134,6 +136,27 @@ def test_what_fails_for_one_tree_is_not_fatal(
     assert answer.error
     assert not answer.fatal
     assert answer.brought == ()
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_came_before_an_error_is_counted(
+    companion: Companion, service: Service, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, model="org/pair")
+    pair = [small_tree(tmp_path / "node", name=name, recipe=recipe) for name in ("one", "two")]
+    used = tuple(TreeUsed(layout=tree.layout, hash=tree.hash) for tree in pair)
+    for tree in pair:
+        record(Path(tree.path), PART, recipe=recipe, trees=used)
+        publish_tree(service.site(), tree)
+    asked = _ask(companion, _fetch(tmp_path / "whole", recipe=recipe))
+    first, second = asked.brought
+    for manifest in (service.data / "objects").rglob(f"{second.hash}/**/*.manifest"):
+        manifest.unlink()
+    fetching = Fetching(lambda text: None)  # noqa: ARG005
+    fetching._take(_ask(companion, _fetch(tmp_path / "fresh", recipe=recipe)))
+    assert [one.hash for one in fetching.brought.values()] == [first.hash]
+    assert fetching.brought[first.layout, first.hash].moved_bytes > 0
+    assert (fetching.failed, fetching.closed) == (True, "")
 
 
 @pytest.mark.parametrize(
