@@ -17,7 +17,7 @@ def usable_root(cache_root: str) -> str:
     folder = tree_folders(cache_root)[0]
     try:
         os.makedirs(folder, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK) or any(os.scandir(folder)):
+        if os.access(folder, os.W_OK | os.X_OK) or os.listdir(folder):
             return cache_root
     except OSError:
         pass  # read-only, or another's
