@@ -2,9 +2,9 @@
 
     python -m bench.work DIR [NAME…]        (with `tests` on PYTHONPATH)
 
-Each lies at DIR/NAME/torch_compile_cache/torch_aot_compile/{hash}, so DIR/NAME is a cache root, with
-engine records beside it: `aotcache push --all --cache-root DIR/NAME` publishes it. DIR/platform.json
-is their platform, for `pull --platform`.
+Each lies at DIR/NAME/torch_compile_cache/torch_aot_compile/{hash}, so DIR/NAME is a cache root,
+with engine records beside it: `aotcache push --all --cache-root DIR/NAME` publishes it.
+DIR/platform.json is their platform, for `pull --platform`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from aotcache.probe.trees import FoundTree, find_trees, tree_path
-from aotcache.protocol.names import VLLM_AOT
+from aotcache.probe.trees import FoundTree, find_trees
 from bench.models import model_of
 from support.trees import H100, make_ranks
 
