@@ -1,8 +1,8 @@
 """Compile real Triton kernels for sm_90, without a GPU: `kernels.py COUNT`, into TRITON_CACHE_DIR.
 
 Prints the name of each one's directory. Three kinds that Inductor writes too: pointwise, a norm
-over rows, a matrix product; in as many shapes as are asked for. A script, as Triton reads a kernel's
-source from its file; its path is part of a kernel's key.
+over rows, a matrix product; in as many shapes as are asked for. A script, as Triton reads a
+kernel's source from its file; its path is part of a kernel's key.
 """
 
 import sys
