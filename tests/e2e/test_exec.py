@@ -77,6 +77,59 @@ def test_a_signal_is_handed_on(env: dict[str, str], tmp_path: Path) -> None:
         process.kill()
 
 
+# As process 1 of a container, which the kernel keeps from signals that it does not handle.
+AS_FIRST = ("unshare", "--pid", "--fork", "--kill-child")
+MAY_BE_FIRST = subprocess.run([*AS_FIRST, "true"], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        pytest.param((), id="process"),
+        pytest.param(
+            AS_FIRST,
+            id="process 1",
+            marks=pytest.mark.skipif(not MAY_BE_FIRST, reason="only root makes a process 1"),
+        ),
+    ],
+)
+def test_a_signal_during_the_pull_ends_it_at_once(
+    env: dict[str, str], tmp_path: Path, prefix: tuple[str, ...], number: int
+) -> None:
+    words = ["exec", "--key", "k", "--cache-root", str(tmp_path), "--platform", "detect"]
+    words += ["--deadline", "inf", "--", "touch", str(tmp_path / "ran")]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env["AOTCACHE_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen([*prefix, *AOTCACHE, *words], env={**os.environ, **env})
+        silent.settimeout(60)
+        connection, _ = silent.accept()  # it pulls
+        try:
+            os.kill(_first_child(process.pid) if prefix else process.pid, number)
+            assert process.wait(30) == 128 + number
+        finally:
+            process.kill()
+            connection.close()
+    assert not (tmp_path / "ran").exists()
+
+
+def _first_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def test_what_is_ignored_is_ignored_by_the_command_too(env: dict[str, str], tmp_path: Path) -> None:
+    nohup = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *AOTCACHE]
+    words = ["exec", "--key", "k", "--cache-root", str(tmp_path), "--platform", "detect"]
+    done = subprocess.run(
+        [*nohup, *words, "--", "sh", "-c", "kill -HUP $$; echo lives"],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == b"lives\n"
+
+
 @pytest.mark.parametrize("broken", ["no service", "no policy", "root read-only"])
 def test_a_broken_cache_is_one_warning_and_a_normal_run(
     env: dict[str, str], tmp_path: Path, broken: str

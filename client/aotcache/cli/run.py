@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import types
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import click
@@ -90,6 +90,7 @@ def run(
         from aotcache.cli.key_cache import KeyCache
 
         cache = KeyCache(key, cache_root, command, platform_from, site)
+    signals = _Signals()
     fetching = None
     begin = time.monotonic()
     try:
@@ -101,7 +102,7 @@ def run(
     # One budget for both: a plugin in COMMAND waits no longer than what is left of it.
     left = max(0.0, deadline - (time.monotonic() - begin))
     environment = cache.environment({**os.environ, settings.DEADLINE: f"{left:.1f}"})
-    code = _run(command, environment)
+    code = _run(command, environment, signals)
     if fetching is not None and code == 0 and not no_publish:
         _publish(cache, fetching, wait)
     raise SystemExit(code)
@@ -139,20 +140,40 @@ def _publish(cache: Cache, fetching: threading.Thread, wait: float) -> None:
         logger.warning("%s is not published: %s", cache.name, error)
 
 
-def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
+def _run(command: tuple[str, ...], environment: dict[str, str], signals: _Signals) -> int:
     """Run the command, hand signals on, return its exit code as a shell gives it."""
+    early: list[int] = []
+    signals.go_to = early.append  # none may end this process beside a child that has just begun
     try:
         child = subprocess.Popen(list(command), env=environment)
     except OSError as error:
         raise UsageError(f"cannot run {command[0]}: {error.strerror}") from error
-
-    def hand_on(number: int, _frame: types.FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            child.send_signal(number)
-
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.signal(number, hand_on) for number in numbers]
+    signals.go_to = child.send_signal
+    signals.take(ignored=True)
+    for number in early:
+        child.send_signal(number)
     code = child.wait()
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+    signals.go_to = _end
     return 128 - code if code < 0 else code
+
+
+class _Signals:
+    """They end this process at once, until they are told to go elsewhere. Taken from the start: the
+    kernel keeps those that are not from process 1 of a container."""
+
+    def __init__(self) -> None:
+        self.go_to: Callable[[int], object] = _end
+        # Not yet what is ignored, as by nohup: the command would not ignore it any more.
+        self.take(ignored=False)
+
+    def take(self, *, ignored: bool) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if ignored or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: types.FrameType | None) -> None:
+        self.go_to(number)
+
+
+def _end(number: int) -> None:
+    os._exit(128 + number)  # an exception would wait for threads that pull
