@@ -17,6 +17,8 @@ from aotcache.local.node import join_engines, node_file
 
 logger = logging.getLogger(__name__)
 
+_LOG_BYTES = 1 << 20
+
 
 class Publisher:
     """Started with the first save of this process, and again at the next one if it has ended."""
@@ -39,6 +41,9 @@ class Publisher:
         log = node_file(self._cache_root, "publisher.log")
         try:
             with open(log, "ab") as out:
+                if os.fstat(out.fileno()).st_size > _LOG_BYTES:
+                    # In place: one that is at work goes on at the end, which is the start then.
+                    out.truncate(0)
                 self._process = subprocess.Popen(
                     [
                         *(sys.executable, "-m", "aotcache", "watch", "--while-engines-run"),

@@ -17,7 +17,7 @@ from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.modules import Module
 from aotcache.engines.vllm.publisher import Publisher
 from aotcache.engines.vllm.start import Start
-from aotcache.local.node import engines_live, join_engines
+from aotcache.local.node import engines_live, join_engines, node_file
 from aotcache.probe.platform import Detected
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
@@ -76,6 +76,27 @@ def test_a_publisher_that_is_not_needed_leaves_no_zombie(
         assert process.returncode == 0
     log = tmp_path / ".aotcache/publisher.log"
     assert "another process publishes" in log.read_text()
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
+def test_the_log_does_not_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int, kept: bool
+) -> None:
+    monkeypatch.setenv("AOTCACHE_PUBLISH", "1")
+    monkeypatch.setenv("AOTCACHE_TRUST", "unsigned")
+    log = Path(node_file(str(tmp_path), "publisher.log"))
+    log.write_bytes(b"x" * (2**20 + more))
+    with log.open("ab") as at_work, _held("publisher", tmp_path):
+        publisher = Publisher(str(tmp_path))
+        publisher.ensure()
+        assert publisher._process is not None
+        assert publisher._process.wait(60) == 0
+        at_work.write(b"of the one at work\n")
+    said = log.read_bytes()
+    assert said.startswith(b"x" * 2**20) is kept
+    assert b"another process publishes" in said
+    assert said.endswith(b"of the one at work\n")
+    assert b"\0" not in said
 
 
 @pytest.fixture
