@@ -26,7 +26,13 @@ from aotcache.storage import open_store
 from .http.app import create_app
 from .index.database import Database
 from .ops.reindex import reindex as run_reindex
-from .settings import DEFAULT_HOST, DEFAULT_PORT, ServiceSettings
+from .settings import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEFAULT_PRESIGN_SECONDS,
+    MAX_PRESIGN_SECONDS,
+    ServiceSettings,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,7 +76,31 @@ def _data_options(command: Command) -> Command:
     show_default=True,
     help="0: any free one; the line on stderr says which.",
 )
-def serve(data_dir: Path, storage_url: str, database_url: str, host: str, port: int) -> None:
+@click.option(
+    "--presign-seconds",
+    envvar="AOTCACHE_PRESIGN_SECONDS",
+    type=click.IntRange(0, MAX_PRESIGN_SECONDS),
+    default=DEFAULT_PRESIGN_SECONDS,
+    show_default=True,
+    help="With S3: how long the URLs are good for by which nodes move packs past the service. "
+    "0: none are given, packs pass the service.",
+)
+@click.option(
+    "--s3-public-endpoint",
+    envvar="AOTCACHE_S3_PUBLIC_ENDPOINT",
+    default="",
+    help="S3 as nodes reach it, where that differs: https://HOST.  [default: this service's own "
+    "endpoint]",
+)
+def serve(
+    data_dir: Path,
+    storage_url: str,
+    database_url: str,
+    host: str,
+    port: int,
+    presign_seconds: int,
+    s3_public_endpoint: str,
+) -> None:
     """Run the service: index, API and OpenAPI page (/docs), until it is told to stop."""
     if not _is_loopback(host):
         raise click.UsageError(
@@ -84,6 +114,8 @@ def serve(data_dir: Path, storage_url: str, database_url: str, host: str, port: 
         database_url=database_url,
         host=host,
         port=port,
+        presign_seconds=presign_seconds,
+        s3_public_endpoint=s3_public_endpoint,
     )
     with _unusable_data(settings):
         settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
+DEFAULT_PRESIGN_SECONDS = 300
+MAX_PRESIGN_SECONDS = 7 * 24 * 3600  # S3's own bound
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +20,9 @@ class ServiceSettings:
         {data_dir}/objects          packs, manifests, marks
 
     session_seconds: lifetime of a publish session, counted from its opening or last resuming.
+    presign_seconds: how long the URLs are good for by which nodes read and write packs in S3; 0:
+    none are given, packs pass the service. s3_public_endpoint: S3 as nodes reach it, where that is
+    not the service's own endpoint.
     """
 
     data_dir: Path
@@ -26,6 +31,8 @@ class ServiceSettings:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     session_seconds: int = 3600
+    presign_seconds: int = DEFAULT_PRESIGN_SECONDS
+    s3_public_endpoint: str = ""
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.absolute()

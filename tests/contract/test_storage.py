@@ -20,8 +20,9 @@ from aotcache.errors import (
     StorageUnavailableError,
 )
 from aotcache.net.http import HttpClient
-from aotcache.protocol.names import check_object_key, new_publish_id, pack_key
-from aotcache.storage import ObjectInfo, ObjectStore, http_store, open_store
+from aotcache.protocol.names import check_object_key, pack_key
+from aotcache.storage import ObjectInfo, ObjectStore, http_store, open_store, presigned_store
+from support.presign import open_publish, presigning
 from support.process import free_ports
 from support.s3 import S3Server
 from support.service import run_service
@@ -29,9 +30,14 @@ from support.service import run_service
 MIB = 1 << 20
 
 
+def publish_id(namespace: str) -> str:
+    """Of the one publish that each namespace has here."""
+    return hashlib.sha256(namespace.encode()).hexdigest()[:32]
+
+
 def pack(data: bytes = b"one pack", namespace: str = "ns") -> tuple[str, bytes]:
     """A pack as a publisher puts it: the service accepts no other objects."""
-    name = f"{hashlib.sha256(data).hexdigest()}-{new_publish_id()}"
+    name = f"{hashlib.sha256(data).hexdigest()}-{publish_id(namespace)}"
     return pack_key(namespace, name), data
 
 
@@ -62,12 +68,26 @@ def _http(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
         client.close()
 
 
+def _presigned(server: str) -> Callable[[pytest.FixtureRequest], Iterator[ObjectStore]]:
+    def opened(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+        s3: S3Server = request.getfixturevalue(server)
+        s3.use(request.getfixturevalue("monkeypatch"))
+        with presigning(request.getfixturevalue("tmp_path"), s3.fresh_url()) as client:
+            for namespace in ("ns", "team", "team-a", "team0"):
+                open_publish(client, publish_id(namespace), namespace)
+            yield presigned_store(client, required=True)
+
+    return opened
+
+
 BACKENDS = {
     "files": _files,
     "memory": _memory,
     "seaweedfs": _s3("seaweedfs"),
     "ministack": _s3("ministack"),
     "http": _http,
+    "presigned-seaweedfs": _presigned("seaweedfs"),
+    "presigned-ministack": _presigned("ministack"),
 }
 
 
@@ -171,6 +191,17 @@ def test_concurrent_ranges(store: ObjectStore) -> None:
 
     with ThreadPoolExecutor(32) as threads:
         assert b"".join(threads.map(read, range(32))) == data
+
+
+def test_what_is_expected_is_read_as_ever(store: ObjectStore) -> None:
+    keys = [pack(b"%d" % number) for number in range(5)]
+    for key, data in keys[1:]:
+        store.put(key, data)
+    store.expect([key for key, _ in keys])
+    store.expect([])
+    assert [store.get(key) for key, _ in keys[1:]] == [data for _, data in keys[1:]]
+    with pytest.raises(ObjectMissingError):
+        store.get(keys[0][0])
 
 
 def test_list(store: ObjectStore) -> None:

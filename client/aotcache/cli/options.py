@@ -46,11 +46,22 @@ _ACCESS = (
 )
 _TRANSFER = (
     click.option(
+        "--transfer",
+        envvar=settings.TRANSFER,
+        type=click.Choice(settings.TRANSFERS),
+        default=settings.AUTO,
+        show_default=True,
+        show_envvar=True,
+        help="How packs travel. `direct`: to and from --storage-url. `presigned`: to and from S3, "
+        "by URLs that the service signs. `proxy`: through the service. `auto`: the first of these "
+        "that is to be had.",
+    ),
+    click.option(
         "--storage-url",
         envvar=settings.STORAGE_URL,
         show_envvar=True,
-        help="Move bytes straight to and from this storage (s3://bucket/prefix, file:///directory) "
-        "with this machine's own credentials. Default: through the service.",
+        help="Storage that this machine has credentials of its own for: s3://bucket/prefix, "
+        "file:///directory.",
     ),
     click.option(
         "--trust",

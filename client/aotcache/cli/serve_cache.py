@@ -26,6 +26,7 @@ _VARIABLES = {
     "token": settings.TOKEN,
     "namespace": settings.NAMESPACE,
     "storage_url": settings.STORAGE_URL,
+    "transfer": settings.TRANSFER,
     "trust": settings.TRUST,
     "trusted_keys": settings.TRUSTED_KEYS,
     "signing_key": settings.SIGNING_KEY,

@@ -1,10 +1,12 @@
 """The HTTP pool behind the index and the objects: sole importer of urllib3.
 
-The token goes into one header and nowhere else: not into a repr, an error or a log line.
+The token goes into one header and nowhere else: not into a repr, an error or a log line. Nor does
+the query of a URL: that of a presigned one is as good as a credential.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -37,6 +39,7 @@ _PIECE = 256 << 10  # bytes of a body handed to the socket at a time
 # A PUT is put-if-absent: sent twice it stores once, and the second answer says `object_exists`.
 _REPEATABLE = ("GET", "HEAD", "PUT")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_SIGNED_QUERY = re.compile(r"\?\S*X-Amz-Signature=\S*")
 
 Reply = TypeVar("Reply")
 Missed = TypeVar("Missed")
@@ -92,6 +95,21 @@ class Answer:
         if 300 <= self.status < 400:
             return " (a redirect; aotcache follows none, give it the final URL)"
         return ""
+
+
+class _Unsigned(logging.Filter):
+    """urllib3 logs what it asks for: of a presigned URL without what makes it one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                _SIGNED_QUERY.sub("?…", arg) if isinstance(arg, str) else arg for arg in record.args
+            )
+        return True
+
+
+for _logger in ("urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_logger).addFilter(_Unsigned())
 
 
 class _Pieces:
@@ -201,30 +219,37 @@ class HttpClient:
         path: str,
         data: bytes | memoryview | None = None,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | str | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = False,
     ) -> Answer:
-        """One call; the answer of any status. Raises UnavailableError when there is none."""
+        """One call; the answer of any status. query: as a text it is sent as it is.
+
+        Raises UnavailableError when there is no answer.
+        """
         url = self.url + path
+        asked = query if isinstance(query, str) else urlencode(query or {})
         large = data is not None and len(data) > _PIECE
         sized = {"Content-Length": str(len(data))} if data is not None else {}
         retries = self._again if method in _REPEATABLE else self._once
         try:
             response = self._pool.request(
                 method,
-                url + ("?" + urlencode(query) if query else ""),
+                f"{url}?{asked}" if asked else url,
                 body=None if data is None else _Pieces(data),
                 headers={**self._headers, **sized, **(headers or {})},
                 timeout=self._upload if large else self._timeout,
                 retries=self._repeat if repeat else retries,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise UnavailableError(
-                f"no answer from {self.url} ({method} {path}: {_reason(error)}): "
-                "check that the service runs and can be reached from here"
-            ) from error
-        return Answer(method, url, response.status, response.headers, response.data)
+            reason = _reason(error)
+        else:
+            return Answer(method, url, response.status, response.headers, response.data)
+        # Out here, as urllib3's error quotes the query, and would be told as the cause of this one.
+        raise UnavailableError(
+            f"no answer from {self.url} ({method} {path}: {reason}): "
+            "check that it runs and can be reached from here"
+        )
 
     def close(self) -> None:
         self._pool.clear()

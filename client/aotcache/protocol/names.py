@@ -146,8 +146,25 @@ class TreeKey:
         return f"{self.namespace}/{self.layout}/{self.hash[:12]} (platform {self.platform[:8]})"
 
 
+@dataclass(frozen=True, slots=True)
+class PackName:
+    """sha256: of the pack's bytes, hexadecimal."""
+
+    namespace: str
+    sha256: str
+    publish_id: str
+
+
 def pack_key(namespace: str, pack: str) -> str:
     return f"{check_namespace(namespace)}/packs/{check_pack(pack)[:2]}/{pack}"
+
+
+def parse_pack_key(key: str) -> PackName:
+    pieces = check_object_key(key).split("/")
+    if len(pieces) != 4 or key != pack_key(pieces[0], pieces[3]):
+        raise InvalidNameError(f"{key!r} is not the key of a pack")
+    sha256, _, publish_id = pieces[3].partition("-")
+    return PackName(pieces[0], sha256, publish_id)
 
 
 def trees_prefix(namespace: str) -> str:

@@ -1,4 +1,4 @@
-"""Bytes in object storage: one contract (`base`), four places.
+"""Bytes in object storage: one contract (`base`), five ways.
 
 A backend is imported when it is opened: fsspec and s3fs cost a command that needs none nothing.
 """
@@ -14,7 +14,7 @@ from aotcache.storage.base import ObjectInfo, ObjectStore
 if TYPE_CHECKING:
     from aotcache.net.http import HttpClient
 
-__all__ = ["ObjectInfo", "ObjectStore", "http_store", "open_store"]
+__all__ = ["ObjectInfo", "ObjectStore", "http_store", "open_store", "presigned_store"]
 
 
 def open_store(url: str) -> ObjectStore:
@@ -67,6 +67,19 @@ def http_store(client: HttpClient, objects: str = "/v1/objects") -> ObjectStore:
     from aotcache.storage.http import HttpStore
 
     return HttpStore(client, objects)
+
+
+def presigned_store(
+    client: HttpClient, objects: str = "/v1/objects", *, required: bool = False
+) -> ObjectStore:
+    """The store behind a service, with packs straight from and to S3 by URLs that it signs.
+
+    A service that signs none is asked once, and packs pass it too; required: that is a UsageError
+    instead. The client stays the caller's, as with `http_store`.
+    """
+    from aotcache.storage.presigned import PresignedStore
+
+    return PresignedStore(client, objects, required=required)
 
 
 def _checked_path(url: str, path: str) -> str:

@@ -8,7 +8,7 @@ StorageUnavailableError when nothing can be said: no answer, no permission, no s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,11 @@ class ObjectStore(Protocol):
 
     def size(self, key: str) -> int:
         """Bytes of the object. Raises ObjectMissingError."""
+        ...
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """These objects are about to be read: what reading them needs is asked for at once, where
+        it would else be asked for one by one. Says nothing of objects that are not there."""
         ...
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:

@@ -12,7 +12,7 @@ import builtins
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from aotcache.errors import (
@@ -81,6 +81,9 @@ class CheckedStore(abc.ABC):
         check_object_key(key)
         with self._failures("get", key), self._missing(key):
             return self._size(key)
+
+    def expect(self, keys: Iterable[str]) -> None:  # noqa: B027 (few stores ask for anything)
+        """Nothing has to be asked for first."""
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)

@@ -16,7 +16,7 @@ from aotcache.core.trust import (
 from aotcache.errors import UsageError
 from aotcache.net.http import HttpClient
 from aotcache.remote.index import Index
-from aotcache.storage import http_store, open_store
+from aotcache.storage import ObjectStore, http_store, open_store, presigned_store
 from aotcache.sync.site import Site
 
 
@@ -27,9 +27,10 @@ def connect(
     trust: str = "",
     trusted_keys: str | None = None,
     signing_key: str | None = None,
+    transfer: str = "",
 ) -> Site:
-    """The service at `url`, bytes through it or straight at `storage_url`, keys from these files or
-    the user's own. Nothing is asked of anybody yet. Raises UsageError."""
+    """The service at `url`, bytes as `transfer` says (`store_of`), keys from these files or the
+    user's own. Nothing is asked of anybody yet. Raises UsageError."""
     client = HttpClient(url, token)
     signer = read_signing_key(signing_key)
     keys = read_trusted_keys(trusted_keys)
@@ -38,7 +39,7 @@ def connect(
         keys += parse_trusted_keys(signer.public_line(), "the signing key")
     return Site(
         index=Index(client),
-        store=open_store(storage_url) if storage_url else http_store(client),
+        store=store_of(client, storage_url, transfer or settings.AUTO),
         policy=make_policy(trust, keys),
         signer=signer,
     )
@@ -54,7 +55,31 @@ def connect_by(environ: Mapping[str, str]) -> Site:
         trust=environ.get(settings.TRUST, ""),
         trusted_keys=environ.get(settings.TRUSTED_KEYS) or None,
         signing_key=environ.get(settings.SIGNING_KEY) or None,
+        transfer=environ.get(settings.TRANSFER, ""),
     )
+
+
+def store_of(client: HttpClient, storage_url: str | None, transfer: str) -> ObjectStore:
+    """How bytes travel. `direct`: to and from `storage_url`, with this node's own credentials.
+    `presigned`: packs to and from S3 by URLs that the service signs, the rest through the service.
+    `proxy`: all through the service. `auto`: `direct` where there is a `storage_url`, else
+    `presigned` where the service signs, else `proxy`."""
+    if transfer not in settings.TRANSFERS:
+        raise UsageError(
+            f"{settings.TRANSFER}={transfer!r} is none of {', '.join(settings.TRANSFERS)}"
+        )
+    if transfer == settings.PROXY:
+        return http_store(client)
+    if transfer == settings.PRESIGNED:
+        return presigned_store(client, required=True)
+    if storage_url:
+        return open_store(storage_url)
+    if transfer == settings.DIRECT:
+        raise UsageError(
+            "--transfer direct (AOTCACHE_TRANSFER) needs the storage that this node has "
+            f"credentials for: --storage-url ({settings.STORAGE_URL})"
+        )
+    return presigned_store(client)
 
 
 def read_signing_key(path: str | None) -> SigningKey | None:

@@ -15,11 +15,12 @@ from aotcache.storage.base import ObjectStore
 
 from ..index.database import Database
 from ..index.usage import UsageCounter
+from ..ops.presign import open_presigner
 from ..settings import ServiceSettings
 from . import errors, health
 from .bodies import BoundedBodies
 from .context import Context
-from .v1 import lookup, objects, outcomes, publish, recipes, trees
+from .v1 import lookup, objects, outcomes, presign, publish, recipes, trees
 
 DESCRIPTION = """Which compiled torch.compile and vLLM trees are stored, and how to fetch them.
 
@@ -35,11 +36,13 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
     store nor a database.
     """
     database = Database(settings.database_url)
+    opened = open_store(settings.storage_url) if store is None else store
     context = Context(
         settings=settings,
         database=database,
-        store=open_store(settings.storage_url) if store is None else store,
+        store=opened,
         usage=UsageCounter(database),
+        presigner=open_presigner(opened.url, settings.s3_public_endpoint, settings.presign_seconds),
     )
 
     @asynccontextmanager
@@ -68,6 +71,6 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
     errors.install(app)
     app.add_middleware(BoundedBodies)
     app.include_router(health.router)
-    for routes in (lookup, recipes, trees, publish, objects, outcomes):
+    for routes in (lookup, recipes, trees, publish, objects, presign, outcomes):
         app.include_router(routes.router, prefix="/v1")
     return app

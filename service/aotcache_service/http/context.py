@@ -16,6 +16,7 @@ from aotcache.storage.base import ObjectStore
 
 from ..index.database import Database
 from ..index.usage import UsageCounter
+from ..ops.presign import Presigner
 from ..settings import ServiceSettings
 
 # Uploads that are held in memory at the same time; the others wait with their bytes unsent.
@@ -29,12 +30,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """ready: the database's tables are of this version."""
+    """presigner: None where nodes reach the store through this service only. ready: the database's
+    tables are of this version."""
 
     settings: ServiceSettings
     database: Database
     store: ObjectStore
     usage: UsageCounter
+    presigner: Presigner | None = None
     ready: bool = False
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
     storage_threads: CapacityLimiter = field(

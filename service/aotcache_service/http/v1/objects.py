@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from aotcache.errors import InvalidNameError, PackError
-from aotcache.protocol.names import check_object_key, check_pack, pack_key, parse_manifest_key
+from aotcache.protocol.names import check_object_key, parse_manifest_key, parse_pack_key
 from aotcache.protocol.v1.objects import ListedObject, ObjectPage
 from aotcache.storage.base import ObjectInfo, ObjectStore
 
@@ -146,7 +146,8 @@ def _listed(store: ObjectStore, prefix: str, after: str, limit: int) -> list[Obj
 def _check_kind(key: str) -> str:
     """`packs` or `trees`. Marks are the service's own: they are neither put nor deleted here."""
     pieces = check_object_key(key).split("/")
-    if pieces[1] == "packs" and key == pack_key(pieces[0], check_pack(pieces[-1])):
+    if pieces[1] == "packs":
+        parse_pack_key(key)
         return "packs"
     if pieces[1] == "trees":
         parse_manifest_key(key)

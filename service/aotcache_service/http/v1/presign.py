@@ -1,0 +1,23 @@
+"""`POST /v1/presign`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aotcache.protocol.v1.presign import Presign, Presigned
+
+from ...ops import presign as ops
+from ..context import ContextDep, now
+from ..errors import problems
+
+router = APIRouter(tags=["objects"])
+
+
+@router.post("/presign", responses=problems(400, 410, 413))
+async def presign(asked: Presign, context: ContextDep) -> Presigned:
+    """URLs to read and write packs straight in object storage: short-lived, one object and one
+    method each. None where this service's storage is reached through the service only."""
+    # Credentials of a role are fetched now and then.
+    return await context.in_storage(
+        ops.presign, context.database, context.presigner, asked, now=now()
+    )
