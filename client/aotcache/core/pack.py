@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from blake3 import blake3
 
@@ -26,6 +27,7 @@ PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
 # at the least, and zstd makes what does not compress a little longer.
 PACK_LIMIT = 127 << 20
 MAX_BLOB = 96 << 20  # bytes of a blob before compression
+PIECE = 1 << 20  # bytes of a frame that are decompressed at a time
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 
@@ -158,18 +160,42 @@ def compress(data: bytes, prefix: tuple[str, bytes] | None = None) -> bytes:
     )
 
 
-def decompress(stored: bytes | memoryview, frame: Frame, prefix: bytes | None = None) -> bytes:
-    """The bytes of one frame. Raises PackError unless it holds exactly `frame.raw` bytes; no more
-    than that is ever allocated."""
+class Prefix:
+    """A blob that frames were compressed against, ready for any number of them."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        """Raises PackError for bytes that can be none."""
+        try:
+            self._dict = zstd.ZstdDict(data, is_raw=True)
+        except ValueError as error:  # under 8 bytes
+            raise PackError(f"a prefix is damaged: {error}") from error
+
+    @property
+    def reference(self) -> Any:
+        return self._dict.as_prefix
+
+
+def decompress(
+    stored: bytes | memoryview, frame: Frame, prefix: Prefix | None = None
+) -> Iterator[bytes]:
+    """The bytes of one frame, in pieces of at most PIECE: a frame as large as a model is never in
+    memory whole, and what is done with a piece finds it in the processor's cache. Raises PackError
+    unless it holds exactly `frame.raw` bytes; no more than that are given."""
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
+    left = frame.raw
     try:
-        reference = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+        reference = prefix.reference if prefix else None
         decompressor = zstd.ZstdDecompressor(zstd_dict=reference, options=options)
-        raw: bytes = decompressor.decompress(stored, max_length=frame.raw)
+        while left and not decompressor.eof:
+            piece = decompressor.decompress(stored, max_length=min(left, PIECE))
+            if not piece:
+                break
+            stored = b""  # it keeps what it has not read yet
+            left -= len(piece)
+            yield piece
         # With its output full to the last byte zstd may not have seen the frame's end yet.
         more = b"" if decompressor.eof else decompressor.decompress(b"", max_length=1)
-    except (zstd.ZstdError, ValueError) as error:  # ValueError: a prefix of under 8 bytes
+    except zstd.ZstdError as error:
         raise PackError(f"a frame is damaged: {error}") from error
-    if more or not decompressor.eof or len(raw) != frame.raw or decompressor.unused_data:
+    if more or left or not decompressor.eof or decompressor.unused_data:
         raise PackError(f"a frame does not hold the {frame.raw} bytes that its manifest names")
-    return raw

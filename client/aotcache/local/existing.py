@@ -14,7 +14,7 @@ from aotcache.errors import LocalError
 from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry
 
 # torch replaces these in place as it tunes: none is wrong.
-_REWRITTEN = (".best_config", ".kernel_perf", ".picked_kernel")
+REWRITTEN = (".best_config", ".kernel_perf", ".picked_kernel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ def compare(files: Iterable[FileEntry], tree_path: str) -> Compared:
     """Existing files are never replaced, and another `model` is no reason to fail: the engine would
     load it without us too. It may have been compiled here, or be another device's or platform's, or
     the empty one that a failed save leaves. Raises LocalError for what cannot be read."""
+    if not os.path.lexists(tree_path):
+        return Compared(list(files), 0, [])
     missing: list[FileEntry] = []
     models: list[str] = []
     kept = 0
@@ -56,7 +58,7 @@ def compare(files: Iterable[FileEntry], tree_path: str) -> Compared:
 
 def _comparable(entry: FileEntry) -> bool:
     """A relocated file is as long as the place it lies at makes it."""
-    return entry.relocate == NOT_RELOCATED and not entry.path.endswith(_REWRITTEN)
+    return entry.relocate == NOT_RELOCATED and not entry.path.endswith(REWRITTEN)
 
 
 def _digest(path: str) -> str:

@@ -16,7 +16,7 @@ from aotcache.local.state import make_directories
 
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 # File systems without hard links.
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
 
 def install(staged: str, tree_path: str) -> None:
@@ -75,7 +75,7 @@ def _move_file(source: str, destination: str) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         # Without links there is a moment between the look and the rename: the engine writes these
         # files by rename itself, so the loser of that race is equal content.

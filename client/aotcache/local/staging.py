@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
-import threading
 from collections.abc import Iterable
 from posixpath import dirname
 
@@ -13,86 +13,143 @@ from blake3 import blake3
 
 from aotcache.core.relocation import MAX_RELOCATED, put_back
 from aotcache.errors import LocalError, PackError
+from aotcache.local.existing import REWRITTEN
+from aotcache.local.install import NO_LINKS
 from aotcache.local.state import make_directories
 from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry
 
+Buffer = bytes | memoryview  # what is written
+
 # Blobs up to this size are held in memory and verified before they are written anywhere.
-_IN_MEMORY = max(4 << 20, MAX_RELOCATED)
+_IN_MEMORY = 1 << 20
+
+# Files that nobody ever writes to: Triton and torch fill a kernel's directory elsewhere and rename
+# it, or its files. A node of eight devices has each eight times; linked, they are written once. Not
+# the older loader's (`rank_0_0/…/triton_cache`), whose directory the engine works in.
+_LINKED = re.compile(r"(?:inductor_cache/)?triton/[0-9]+/[^/]+/[^/]+")
 
 
 class Staging:
-    """A directory of files on their way into one tree. `write` may be called from several threads.
+    """A directory of files on their way into one tree. `write` may be called from several threads,
+    once for each file.
 
     The caller holds the tree's lock: what lies here already was left by a pull that died.
     """
 
-    def __init__(self, path: str, tree_path: str) -> None:
+    def __init__(self, path: str, tree_path: str, entries: Iterable[FileEntry]) -> None:
+        """entries: all files that will be written."""
         self.path = path
         self._tree_path = tree_path
-        self._made: set[str] = set()
-        self._lock = threading.Lock()
         self.clear()
         make_directories(os.path.dirname(path))
         try:
             # Nobody else may put anything in while it is filled.
             os.mkdir(path, mode=0o700)
+            for directory in _directories(entries):
+                os.mkdir(f"{path}/{directory}", mode=0o755)
         except OSError as error:
             raise LocalError(f"cannot make {path}: {error.strerror}") from error
 
     def clear(self) -> None:
         discard(self.path)
 
-    def write(self, digest: str, size: int, chunks: Iterable[bytes], to: list[FileEntry]) -> None:
+    def write(self, digest: str, size: int, chunks: Iterable[Buffer], to: list[FileEntry]) -> None:
         """Write a blob to all files that have it. Raises PackError when the bytes are not those of
         the digest, RelocationError, and LocalError (disk full, no permission)."""
+        relocated = any(entry.relocate != NOT_RELOCATED for entry in to)
+        if relocated and size > MAX_RELOCATED:
+            raise PackError(f"{to[0].path}: {size} bytes are too many to be relocated")
         try:
-            if size <= _IN_MEMORY:
-                self._write_small(digest, b"".join(chunks), to)
+            if relocated or size <= _IN_MEMORY:
+                pieces = list(chunks)
+                self._write_small(digest, pieces[0] if len(pieces) == 1 else b"".join(pieces), to)
             else:
-                self._write_large(digest, size, chunks, to)
+                self._write_large(digest, chunks, to)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
             raise LocalError(f"cannot write {to[0].path} to {self.path}: {reason}") from error
 
-    def _write_small(self, digest: str, data: bytes, to: list[FileEntry]) -> None:
+    def _write_small(self, digest: str, data: Buffer, to: list[FileEntry]) -> None:
         if blake3(data).hexdigest() != digest:
             raise PackError(f"the bytes of {to[0].path} are not those its manifest names")
+        first: FileEntry | None = None
+        checked: set[str] = set()
         for entry in to:
-            content = data
             if entry.relocate != NOT_RELOCATED:
-                content = put_back(data, entry.path, entry.relocate, self._tree_path)
-            with open(self._create(entry), "wb") as file:
-                file.write(content)
+                known = entry.relocate in checked
+                content = put_back(
+                    bytes(data), entry.path, entry.relocate, self._tree_path, checked=known
+                )
+                checked.add(entry.relocate)
+                self._write_file(entry, content)
+            elif first is None or not self._link(first, entry):
+                self._write_file(entry, data)
+                first = entry
 
-    def _write_large(
-        self, digest: str, size: int, chunks: Iterable[bytes], to: list[FileEntry]
-    ) -> None:
-        if any(entry.relocate != NOT_RELOCATED for entry in to):
-            raise PackError(f"{to[0].path}: {size} bytes are too many to be relocated")
+    def _write_large(self, digest: str, chunks: Iterable[Buffer], to: list[FileEntry]) -> None:
         hasher = blake3()
-        first = os.path.join(self.path, to[0].path)
-        with open(self._create(to[0]), "wb") as file:
+        fd = self._create(to[0])
+        try:
             for chunk in chunks:
                 hasher.update(chunk)
-                file.write(chunk)
+                _write_all(fd, chunk)
+        finally:
+            os.close(fd)
         if hasher.hexdigest() != digest:
             raise PackError(f"the bytes of {to[0].path} are not those its manifest names")
         for entry in to[1:]:
-            with open(first, "rb") as source, open(self._create(entry), "wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            if not self._link(to[0], entry):
+                with (
+                    open(self._place(to[0]), "rb") as source,
+                    open(self._create(entry), "wb") as file,
+                ):
+                    shutil.copyfileobj(source, file, 1 << 20)
+
+    def _write_file(self, entry: FileEntry, content: Buffer) -> None:
+        fd = self._create(entry)
+        try:
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+
+    def _link(self, first: FileEntry, entry: FileEntry) -> bool:
+        """Make `entry` the file that `first` is, where nobody would ever see it. False: it has to
+        be written."""
+        both = _LINKED.fullmatch(first.path) and _LINKED.fullmatch(entry.path)
+        if not both or first.mode != entry.mode or entry.path.endswith(REWRITTEN):
+            return False
+        try:
+            os.link(self._place(first), self._place(entry))
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                return False
+            raise
+        return True
 
     def _create(self, entry: FileEntry) -> int:
         """A descriptor of a new file; the caller's umask makes its mode stricter where it is."""
-        self._make(dirname(entry.path))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(os.path.join(self.path, entry.path), flags, entry.mode)
+        return os.open(self._place(entry), flags, entry.mode)
 
-    def _make(self, directory: str) -> None:
-        if directory in self._made or not directory:
-            return
-        with self._lock:
-            os.makedirs(os.path.join(self.path, directory), mode=0o755, exist_ok=True)
-            self._made.add(directory)
+    def _place(self, entry: FileEntry) -> str:
+        return f"{self.path}/{entry.path}"
+
+
+def _directories(entries: Iterable[FileEntry]) -> list[str]:
+    """All directories that files lie in, each after the one around it."""
+    found: set[str] = set()
+    for lowest in {dirname(entry.path) for entry in entries}:
+        directory = lowest
+        while directory and directory not in found:
+            found.add(directory)
+            directory = dirname(directory)
+    return sorted(found)
+
+
+def _write_all(fd: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def discard(path: str) -> None:

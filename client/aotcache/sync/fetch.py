@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 
-from aotcache.core.pack import decompress, digest_of
+from aotcache.core.pack import Prefix, decompress, digest_of
 from aotcache.core.places import Job, PlacedFrame, Places, plan_jobs
 from aotcache.errors import PackError
 from aotcache.protocol.manifest import MAX_FRAME
 from aotcache.protocol.names import pack_key
 from aotcache.storage import ObjectStore
+from aotcache.sync.prefixes import Prefixes
 
 _CONNECTIONS = 8
 _JOB = 4 << 20  # stored bytes after which a job is closed
 _RANGE = 8 << 20  # stored bytes of one request at most, unless a frame is larger
 
-Consume = Callable[[str, int, Iterator[bytes]], None]
+Consume = Callable[[str, int, Iterable[memoryview]], None]
 
 
 class Fetcher:
@@ -40,98 +43,165 @@ class Fetcher:
         self._places = places
         self._moved = moved
         self._near = near
-        self._prefixes: dict[str, bytes] = {}
-        self._prefix_lock = threading.Lock()
+        self._prefixes = Prefixes()
+        # Threads wait for bytes; more of them at work than processors get in each other's way.
+        self._at_work = threading.Semaphore(os.cpu_count() or 2)
 
     def plan(self, digests: Iterable[str]) -> list[Job]:
         return plan_jobs(self._places, digests, _JOB)
 
-    def run(self, jobs: list[Job], consume: Consume) -> None:
-        """Read all blobs of the jobs. `consume(digest, size, chunks)` is called from several
-        threads, once a blob, takes all chunks and verifies them. The first error ends the run and
-        is raised."""
-        prefixes = {placed.frame.prefix for job in jobs for placed in job.frames}
-
-        def keep(digest: str, size: int, chunks: Iterator[bytes]) -> None:
-            if digest not in prefixes or size > MAX_FRAME:
-                consume(digest, size, chunks)
-                return
-            data = b"".join(chunks)
-            consume(digest, size, iter([data]))
-            with self._prefix_lock:
-                self._prefixes = {digest: data}
-
-        # What others are compressed against comes before them, so that it is read once.
-        first: list[Job] = []
-        second: list[Job] = []
-        for job in jobs:
-            gives = any(digest in prefixes for digest, _, _ in job.blobs)
-            needs = any(placed.frame.prefix for placed in job.frames)
-            (first if gives or not needs else second).append(job)
-        self._run_all(first, keep)
-        self._run_all(second, keep)
-
-    def _run_all(self, jobs: list[Job], consume: Consume) -> None:
+    def run(
+        self,
+        batches: Sequence[Sequence[Job]],
+        consume: Consume,
+        done: Callable[[int], None] = lambda batch: None,  # noqa: ARG005
+    ) -> None:
+        """Read all blobs of the jobs, batch after batch: one is begun when the bytes of the one
+        before have come. `consume(digest, size, chunks)` is called from several threads, once a
+        blob, takes all chunks and verifies them; `done(number)` from the caller's, when all of a
+        batch is consumed. The first error ends the run and is raised."""
+        for jobs in batches:
+            self._prefixes.need(_needs(jobs))
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="aotcache-fetch") as pool:
-            # The largest first, so that none is left to run alone at the end.
-            ordered = sorted(jobs, key=lambda job: -job.stored)
-            futures = [pool.submit(self._run_job, job, consume) for job in ordered]
-            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:
-                future.cancel()
-            for future in done:
-                future.result()
+            try:
+                before: list[Future[None]] = []
+                for number, jobs in enumerate(batches):
+                    arrived: list[Future[None]] = [Future() for _ in jobs]
+                    futures = [
+                        pool.submit(self._run_job, job, given, consume, here)
+                        for (job, given), here in zip(self._ordered(jobs), arrived, strict=True)
+                    ]
+                    if number:
+                        _wait(before)
+                        done(number - 1)
+                    _wait(arrived)
+                    before = futures
+                _wait(before)
+                done(len(batches) - 1)
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._prefixes.fail(error)
+                raise
+
+    def _ordered(self, jobs: Sequence[Job]) -> list[tuple[Job, set[str]]]:
+        """Each with the prefixes that it gives. Those come first, as others wait for them; then the
+        largest, so that none is left to run alone at the end."""
+        giving = [(job, set(self._given(job))) for job in jobs]
+        for _, given in giving:
+            for digest in given:
+                self._prefixes.promise(digest)
+        return sorted(giving, key=lambda one: (not one[1], -one[0].stored))
+
+    def _given(self, job: Job) -> Iterator[str]:
+        """The prefixes that a job reads before it may have to wait for one itself."""
+        waits = next((placed.raw_at for placed in job.frames if placed.frame.prefix), None)
+        for digest, offset, size in job.blobs:
+            first = waits is None or offset + size <= waits
+            if first and size <= MAX_FRAME and self._prefixes.is_needed(digest):
+                yield digest
 
     def read(self, digest: str) -> bytes:
         """One whole blob, verified; at most MAX_FRAME bytes, as it serves as a prefix."""
+        if digest not in self._places.by_digest:
+            raise PackError(f"a frame needs prefix {digest[:12]}, which has no place")
         if self._places.by_digest[digest].size > MAX_FRAME:
             raise PackError(f"blob {digest[:12]} is too large to be a prefix")
         found: list[bytes] = []
+
+        def keep(_digest: str, _size: int, chunks: Iterable[memoryview]) -> None:
+            found.append(b"".join(chunks))
+
         for job in self.plan([digest]):
             if any(placed.frame.prefix for placed in job.frames):
                 raise PackError(f"prefix {digest[:12]} needs a prefix itself")
-            self._run_job(job, lambda _digest, _size, chunks: found.append(b"".join(chunks)))
+            self._read(job, set(), keep, Future())
         if digest_of(found[0]) != digest:
             raise PackError(f"the bytes of prefix {digest[:12]} are not those its manifest names")
         return found[0]
 
     def _prefix(self, digest: str) -> bytes:
-        with self._prefix_lock:  # ranks share a prefix: one reads it, the others wait for it
-            if digest not in self._prefixes:
-                if digest not in self._places.by_digest:
-                    raise PackError(f"a frame needs prefix {digest[:12]}, which has no place")
-                found = self._near(digest)
-                if found is None or digest_of(found) != digest:
-                    found = self.read(digest)
-                self._prefixes = {digest: found}
-            return self._prefixes[digest]
+        found = self._near(digest)
+        return found if found is not None and digest_of(found) == digest else self.read(digest)
 
-    def _run_job(self, job: Job, consume: Consume) -> None:
-        frames = self._frames(job)
-        placed, raw = next(frames)
-        for digest, offset, size in job.blobs:
+    def _run_job(self, job: Job, given: set[str], consume: Consume, arrived: Future[None]) -> None:
+        try:
+            self._read(job, given, consume, arrived)
+        except BaseException as error:
+            with suppress(InvalidStateError):
+                arrived.set_exception(error)
+            raise
 
-            def chunks(start: int = offset, end: int = offset + size) -> Iterator[bytes]:
-                nonlocal placed, raw
-                while start < end:
-                    while start >= placed.raw_at + placed.frame.raw:
-                        placed, raw = next(frames)
-                    chunk = raw[start - placed.raw_at : end - placed.raw_at]
-                    start += len(chunk)
-                    yield chunk
+    def _read(self, job: Job, given: set[str], consume: Consume, arrived: Future[None]) -> None:
+        with closing(self._pieces(job, arrived)) as pieces:
+            cutter = _Cutter(pieces)
+            for digest, offset, size in job.blobs:
+                chunks = cutter.cut(offset, offset + size)
+                if digest in given:
+                    whole = bytearray()
+                    consume(digest, size, _copied(chunks, whole))
+                    self._prefixes.give(digest, Prefix(whole))
+                else:
+                    consume(digest, size, chunks)
 
-            consume(digest, size, chunks())
-
-    def _frames(self, job: Job) -> Iterator[tuple[PlacedFrame, bytes]]:
+    def _pieces(self, job: Job, arrived: Future[None]) -> Generator[tuple[int, bytes]]:
+        """The job's decompressed bytes, in order, each piece with where it lies in its pack."""
         key = pack_key(self._namespace, job.pack)
-        for run in _runs(job.frames):
+        runs = list(_runs(job.frames))
+        for number, run in enumerate(runs, 1):
             start, end = run[0].at, run[-1].at + run[-1].frame.stored
             data = memoryview(self._store.get_range(key, start, end))
             self._moved(len(data))
+            if number == len(runs):
+                arrived.set_result(None)
             for placed in run:
                 stored = data[placed.at - start : placed.at - start + placed.frame.stored]
-                prefix = self._prefix(placed.frame.prefix) if placed.frame.prefix else None
-                yield placed, decompress(stored, placed.frame, prefix)
+                wanted = placed.frame.prefix
+                prefix = self._prefixes.get(wanted, self._prefix) if wanted else None
+                at = placed.raw_at
+                with self._at_work:
+                    for piece in decompress(stored, placed.frame, prefix):
+                        yield at, piece
+                        at += len(piece)
+                if wanted:
+                    self._prefixes.used(wanted)
+
+
+class _Cutter:
+    """Cuts blobs out of pieces that come one after the other."""
+
+    def __init__(self, pieces: Iterator[tuple[int, bytes]]) -> None:
+        self._pieces = pieces
+        self._at, self._piece = 0, memoryview(b"")
+
+    def cut(self, start: int, end: int) -> Iterator[memoryview]:
+        """The bytes [start, end) of the pack; not before those of the last call."""
+        while start < end:
+            while start >= self._at + len(self._piece):
+                self._at, piece = next(self._pieces)
+                self._piece = memoryview(piece)
+            chunk = self._piece[start - self._at : end - self._at]
+            start += len(chunk)
+            yield chunk
+
+
+def _copied(chunks: Iterable[memoryview], into: bytearray) -> Iterator[memoryview]:
+    for chunk in chunks:
+        into += chunk
+        yield chunk
+
+
+def _needs(jobs: Sequence[Job]) -> Iterator[str]:
+    for job in jobs:
+        for placed in job.frames:
+            if placed.frame.prefix:
+                yield placed.frame.prefix
+
+
+def _wait(futures: Sequence[Future[None]]) -> None:
+    """Raises the first error as soon as there is one."""
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
 
 
 def _runs(frames: Iterable[PlacedFrame]) -> Iterator[list[PlacedFrame]]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from posixpath import basename
 
@@ -16,21 +16,21 @@ from aotcache.local.install import install
 from aotcache.local.staging import Staging, discard
 from aotcache.local.state import TreeState, make_directories, read_bytes
 from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry, Manifest, decode_manifest
-from aotcache.sync.fetch import Fetcher
+from aotcache.sync.fetch import Consume, Fetcher
 from aotcache.sync.site import Site
 
 
 class _Stage:
     """Files that are staged together and installed together."""
 
-    def __init__(self, staging: Staging, entries: Sequence[FileEntry]) -> None:
-        self.staging = staging
+    def __init__(self, path: str, tree_path: str, entries: Sequence[FileEntry]) -> None:
+        self.staging = Staging(path, tree_path, entries)
         self.entries = entries
         self.to: dict[str, list[FileEntry]] = defaultdict(list)
         for entry in entries:
             self.to[entry.digest].append(entry)
 
-    def write(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
+    def write(self, digest: str, size: int, chunks: Iterable[memoryview]) -> None:
         self.staging.write(digest, size, chunks, self.to[digest])
 
 
@@ -92,9 +92,11 @@ class Mover:
             if now and later:
                 self._in_two(fetcher, state, tree_path, (now, later), empty)
             else:
-                stage = _Stage(Staging(state.staging, tree_path), self._entries)
-                self._fetch(fetcher, jobs, [stage], empty)
-                self._install(stage, tree_path)
+                stages = [_Stage(state.staging, tree_path, self._entries)]
+                _write_empty(stages, empty)
+                fetcher.run(
+                    [jobs], _consumer(stages), lambda _: self._install(stages[0], tree_path)
+                )
         except BaseException:
             discard(state.staging)
             if self._half:
@@ -131,28 +133,16 @@ class Mover:
         for entry in self._entries:
             parts[not _is_urgent(entry)].append(entry)
         stages = [
-            _Stage(Staging(os.path.join(state.staging, name), tree_path), entries)
+            _Stage(os.path.join(state.staging, name), tree_path, entries)
             for name, entries in zip(("first", "rest"), parts, strict=True)
         ]
-        self._fetch(fetcher, jobs[0], stages, empty)
-        self._install(stages[0], tree_path)
-        self._half = True
-        self._fetch(fetcher, jobs[1], stages, set())
-        self._install(stages[1], tree_path)
+        _write_empty(stages, empty)
 
-    def _fetch(
-        self, fetcher: Fetcher, jobs: list[Job], stages: list[_Stage], empty: set[str]
-    ) -> None:
-        def consume(digest: str, size: int, chunks: Iterator[bytes]) -> None:
-            taking = [stage for stage in stages if digest in stage.to]
-            if len(taking) > 1:  # the same bytes under two names
-                content = b"".join(chunks)
-            for stage in taking:
-                stage.write(digest, size, chunks if len(taking) == 1 else iter((content,)))
+        def done(batch: int) -> None:
+            self._install(stages[batch], tree_path)
+            self._half = True
 
-        for digest in empty:
-            consume(digest, 0, iter(()))
-        fetcher.run(jobs, consume)
+        fetcher.run(jobs, _consumer(stages), done)
 
     def _install(self, stage: _Stage, tree_path: str) -> None:
         self._site.progress.step(f"installing {len(stage.entries)} files into {tree_path}")
@@ -164,6 +154,23 @@ class Mover:
             self.moved += stored
             self.requests += 1
             self._site.progress.moved(self.moved, self._total)
+
+
+def _consumer(stages: Sequence[_Stage]) -> Consume:
+    def consume(digest: str, size: int, chunks: Iterable[memoryview]) -> None:
+        taking = [stage for stage in stages if digest in stage.to]
+        if len(taking) > 1:  # the same bytes under two names
+            chunks = [memoryview(b"".join(chunks))]
+        for stage in taking:
+            stage.write(digest, size, chunks)
+
+    return consume
+
+
+def _write_empty(stages: Sequence[_Stage], digests: Iterable[str]) -> None:
+    """Files of no bytes, which lie in no pack."""
+    for digest in digests:
+        _consumer(stages)(digest, 0, ())
 
 
 def _is_urgent(entry: FileEntry) -> bool:

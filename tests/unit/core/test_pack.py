@@ -8,12 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aotcache.core import pack as pack_module
-from aotcache.core.pack import BuiltPack, Source, build_packs, compress, decompress, digest_of
+from aotcache.core.pack import PIECE, BuiltPack, Prefix, Source, build_packs, compress, digest_of
 from aotcache.errors import NotSettledError, PackError
 from aotcache.protocol.manifest import Frame
 from aotcache.protocol.names import check_pack
 
 PUBLISH_ID = "ab" * 16
+
+
+def decompress(stored: bytes, frame: Frame, prefix: bytes | None = None) -> bytes:
+    pieces = list(pack_module.decompress(stored, frame, Prefix(prefix) if prefix else None))
+    assert all(0 < len(piece) <= PIECE for piece in pieces)
+    return b"".join(pieces)
 
 
 def noise(seed: int, size: int) -> bytes:

@@ -102,7 +102,7 @@ def test_aotcache_reads_golden_files(key: str) -> None:
     fetcher = Fetcher(store, statement.namespace, places, lambda _stored: None)
     blobs = {digest_of(b""): b""}
     fetcher.run(
-        fetcher.plan(entry.digest for entry in statement.files if entry.size),
+        [fetcher.plan(entry.digest for entry in statement.files if entry.size)],
         lambda digest, _size, chunks: blobs.update({digest: b"".join(chunks)}),
     )
     assert all(digest_of(content) == digest for digest, content in blobs.items())

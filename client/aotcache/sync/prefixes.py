@@ -1,0 +1,63 @@
+"""Prefixes that the jobs of one fetch share: given by one, or read by who needs it first."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+
+from aotcache.core.pack import Prefix
+
+
+class Prefixes:
+    """By digest. Each is held until the last frame that needs it has been read."""
+
+    def __init__(self) -> None:
+        self._ready: dict[str, Future[Prefix]] = {}
+        self._needed: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def need(self, digests: Iterable[str]) -> None:
+        """Frames that will be read: the digest of each one's prefix."""
+        self._needed.update(digests)
+
+    def is_needed(self, digest: str) -> bool:
+        return digest in self._needed
+
+    def promise(self, digest: str) -> None:
+        """A job that has been begun gives this one: others wait for it."""
+        with self._lock:
+            self._ready.setdefault(digest, Future())
+
+    def give(self, digest: str, prefix: Prefix) -> None:
+        with suppress(InvalidStateError, KeyError):  # nobody waits any more
+            self._ready[digest].set_result(prefix)
+
+    def fail(self, error: BaseException) -> None:
+        """Whoever waits is told that it waits in vain."""
+        with self._lock:
+            for future in self._ready.values():
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+
+    def get(self, digest: str, read: Callable[[str], bytes]) -> Prefix:
+        """Wait for it, or have it read where nobody has promised it. Raises what `read` raises."""
+        with self._lock:
+            mine = digest not in self._ready
+            future = self._ready.setdefault(digest, Future())
+        if mine:
+            try:
+                future.set_result(Prefix(read(digest)))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    def used(self, digest: str) -> None:
+        """A frame that needed it has been read."""
+        with self._lock:
+            self._needed[digest] -= 1
+            if self._needed[digest] <= 0:
+                del self._needed[digest]
+                self._ready.pop(digest, None)

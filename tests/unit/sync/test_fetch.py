@@ -1,0 +1,143 @@
+"""Fetching: jobs that wait for each other's bytes, in whatever order they lie in storage."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from aotcache.core.pack import Source, build_packs, digest_of
+from aotcache.core.places import Job, Place, Places
+from aotcache.errors import ObjectMissingError, PackError
+from aotcache.protocol.names import pack_key
+from aotcache.storage.memory import MemoryStore
+from aotcache.sync import fetch
+from aotcache.sync.fetch import Fetcher
+
+BASE = hashlib.shake_256(b"base").digest(6 << 20)
+NEAR = [bytes([number]) * 8 + BASE[8:] for number in range(1, 5)]
+
+
+class Stored:
+    """Blobs in a store, each group of sources in packs of its own."""
+
+    def __init__(self, *groups: Sequence[Source]) -> None:
+        self.store = MemoryStore(secrets.token_hex(4))
+        self.places = Places()
+        for number, sources in enumerate(groups):
+            for pack in build_packs(sources, f"{number:032x}"):
+                self.store.put(pack_key("default", pack.place.name), pack.data)
+                for digest, (offset, size) in pack.blobs.items():
+                    self.places.add(digest, Place(pack.place, offset, size))
+        self.found: dict[str, bytes] = {}
+
+    def fetcher(self) -> Fetcher:
+        return Fetcher(self.store, "default", self.places, lambda _stored: None)
+
+    def consume(self, digest: str, _size: int, chunks: Iterable[memoryview]) -> None:
+        assert digest not in self.found
+        self.found[digest] = b"".join(chunks)
+
+    def fetch(self, *batches: Sequence[Job]) -> list[int]:
+        done: list[int] = []
+        self.fetcher().run(batches, self.consume, done.append)
+        assert all(digest_of(data) == digest for digest, data in self.found.items())
+        return done
+
+
+def _source(data: bytes, against: bytes | None = None) -> Source:
+    prefix = None if against is None else (digest_of(against), lambda: against)
+    return Source(digest_of(data), len(data), ("shared",), "file", lambda: data, prefix)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_prefix_that_is_fetched_too_is_read_once(first: bool) -> None:
+    near = [_source(data, BASE) for data in NEAR]
+    base = _source(BASE)
+    stored = Stored([base, *near] if first else [*near, base])
+    requests: list[str] = []
+    get_range = stored.store.get_range
+
+    def counted(key: str, start: int, end: int) -> bytes:
+        requests.append(key)
+        return get_range(key, start, end)
+
+    stored.store.get_range = counted  # type: ignore[method-assign]
+    jobs = stored.fetcher().plan([digest_of(data) for data in (BASE, *NEAR)])
+    assert stored.fetch(jobs) == [0]
+    assert len(stored.found) == 5
+    if first:
+        assert len(requests) == len(jobs)
+
+
+def test_a_prefix_that_is_not_wanted_itself() -> None:
+    stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
+    assert stored.fetch(stored.fetcher().plan([digest_of(data) for data in NEAR])) == [0]
+    assert len(stored.found) == 4
+
+
+def test_a_prefix_in_a_later_batch_is_not_waited_for() -> None:
+    stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
+    plan = stored.fetcher().plan
+    assert stored.fetch(plan([digest_of(data) for data in NEAR]), plan([digest_of(BASE)])) == [0, 1]
+    assert len(stored.found) == 5
+
+
+def test_blobs_that_need_each_others_packs_crosswise() -> None:
+    """Each pack begins with what needs the prefix in the other one."""
+    other = BASE[::-1]
+    near_other = b"x" * 8 + other[8:]
+    stored = Stored(
+        [_source(NEAR[0], BASE), _source(other)], [_source(near_other, other), _source(BASE)]
+    )
+    wanted = [digest_of(data) for data in (NEAR[0], other, near_other, BASE)]
+    assert stored.fetch(stored.fetcher().plan(wanted)) == [0]
+    assert len(stored.found) == 4
+
+
+def test_a_lost_prefix_ends_all_that_wait_for_it() -> None:
+    stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
+    base = stored.places.by_digest[digest_of(BASE)]
+    stored.store.delete(pack_key("default", base.pack.name))
+    with pytest.raises(ObjectMissingError):
+        stored.fetch(stored.fetcher().plan([digest_of(data) for data in (BASE, *NEAR)]))
+
+
+def test_an_error_of_the_consumer_ends_it() -> None:
+    stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
+
+    def refuse(digest: str, _size: int, _chunks: Iterable[memoryview]) -> None:
+        if digest == digest_of(BASE):
+            raise PackError("refused")
+
+    fetcher = stored.fetcher()
+    with pytest.raises(PackError, match="refused"):
+        fetcher.run([fetcher.plan([digest_of(data) for data in (BASE, *NEAR)])], refuse)
+
+
+def test_a_batch_is_done_while_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_RANGE", 1)
+    small = [hashlib.shake_256(b"%d" % number).digest(1000) for number in range(2)]
+    stored = Stored([_source(small[0])], [_source(small[1])])
+    first_done = threading.Event()
+    get_range = stored.store.get_range
+
+    def waits(key: str, start: int, end: int) -> bytes:
+        if stored.places.by_digest[digest_of(small[1])].pack.name in key:
+            assert first_done.wait(60)
+        return get_range(key, start, end)
+
+    stored.store.get_range = waits  # type: ignore[method-assign]
+    fetcher = stored.fetcher()
+    done: list[int] = []
+
+    def note(batch: int) -> None:
+        done.append(batch)
+        first_done.set()
+
+    plan = fetcher.plan
+    fetcher.run([plan([digest_of(data)]) for data in small], stored.consume, note)
+    assert done == [0, 1]
