@@ -41,7 +41,11 @@ def content_of(files: Iterable[FileEntry]) -> str:
     Later generations add files and keep these: one that crashes is poison in all of them.
     """
     names = ("model", "vllm_compile_cache.py")
-    loaded = sorted(f"{e.digest} {e.path}" for e in files if basename(e.path) in names)
+    loaded = sorted(
+        f"{e.digest} {e.path}"
+        for e in files
+        if e.path.endswith(names) and basename(e.path) in names
+    )
     return hashlib.sha256("\n".join(loaded).encode()).hexdigest()[:32] if loaded else ""
 
 

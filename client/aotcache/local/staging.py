@@ -73,7 +73,7 @@ class Staging:
         if blake3(data).hexdigest() != digest:
             raise PackError(f"the bytes of {to[0].path} are not those its manifest names")
         first: FileEntry | None = None
-        checked: set[str] = set()
+        checked: set[str] = set()  # ways of relocation
         for entry in to:
             if entry.relocate != NOT_RELOCATED:
                 known = entry.relocate in checked
@@ -115,8 +115,12 @@ class Staging:
     def _link(self, first: FileEntry, entry: FileEntry) -> bool:
         """Make `entry` the file that `first` is, where nobody would ever see it. False: it has to
         be written."""
-        both = _LINKED.fullmatch(first.path) and _LINKED.fullmatch(entry.path)
-        if not both or first.mode != entry.mode or entry.path.endswith(REWRITTEN):
+        if (
+            first.mode != entry.mode
+            or entry.path.endswith(REWRITTEN)
+            or not _LINKED.fullmatch(entry.path)
+            or not _LINKED.fullmatch(first.path)
+        ):
             return False
         try:
             os.link(self._place(first), self._place(entry))

@@ -11,16 +11,16 @@ from aotcache.errors import InvalidNameError
 MAX_PATH = 512
 MAX_NAME = 200
 # ASCII only, so that no two names are equal in another Unicode form.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._,+=@-]*")
+_NAME = rf"[A-Za-z0-9_][A-Za-z0-9._,+=@-]{{0,{MAX_NAME - 1}}}"
+_PATH = re.compile(rf"{_NAME}(?:/{_NAME})*")
 
 
 def check_path(path: str) -> str:
     """A `/`-separated relative path. Raises InvalidNameError."""
     if len(path) > MAX_PATH:
         raise InvalidNameError(f"path of {len(path)} characters: {path[:80]!r}")
-    for name in path.split("/"):
-        if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
-            raise InvalidNameError(f"{path[:200]!r} is not a path a tree may hold")
+    if not _PATH.fullmatch(path):
+        raise InvalidNameError(f"{path[:200]!r} is not a path a tree may hold")
     return path
 
 
@@ -34,12 +34,10 @@ def check_paths(paths: Iterable[str]) -> None:
         if folded in files:
             raise InvalidNameError(f"{path!r} is there twice, or in another case")
         files.add(folded)
-        parent = folded
-        while "/" in parent:
-            parent = parent.rsplit("/", 1)[0]
-            if parent in folders:
-                break
+        parent = folded.rpartition("/")[0]
+        while parent and parent not in folders:
             folders.add(parent)
+            parent = parent.rpartition("/")[0]
     both = files & folders
     if both:
         raise InvalidNameError(f"{min(both)!r} is a file and a directory")

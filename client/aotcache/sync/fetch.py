@@ -137,7 +137,7 @@ class Fetcher:
             for digest, offset, size in job.blobs:
                 chunks = cutter.cut(offset, offset + size)
                 if digest in given:
-                    whole = bytearray()
+                    whole = bytearray(size)
                     consume(digest, size, _copied(chunks, whole))
                     self._prefixes.give(digest, Prefix(whole))
                 else:
@@ -185,8 +185,10 @@ class _Cutter:
 
 
 def _copied(chunks: Iterable[memoryview], into: bytearray) -> Iterator[memoryview]:
+    at = 0
     for chunk in chunks:
-        into += chunk
+        into[at : at + len(chunk)] = chunk
+        at += len(chunk)
         yield chunk
 
 

@@ -175,7 +175,6 @@ def _write_empty(stages: Sequence[_Stage], digests: Iterable[str]) -> None:
 
 def _is_urgent(entry: FileEntry) -> bool:
     """Triton's libraries are not: they lie in its `{KEY}` directories, which appear whole."""
-    if basename(entry.path) == "model":
-        return True
-    folders = entry.path.split("/")
-    return entry.path.endswith(".so") and not {"triton", "triton_cache"} & set(folders)
+    if entry.path.endswith(".so"):
+        return not {"triton", "triton_cache"} & set(entry.path.split("/"))
+    return entry.path.endswith("model") and basename(entry.path) == "model"
