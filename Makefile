@@ -11,6 +11,9 @@ VLLM_PYTHON ?= $(PYTHON)
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 
+# What a user would copy trees with instead, and what draws the plots. awscli pins botocore.
+BENCH_VENV := .venv-bench
+
 # torch's own index, for machines whose package index only has the CUDA build of several GB:
 #     make test TORCH_PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 TORCH_PIP_ARGS ?=
@@ -21,7 +24,7 @@ PACKAGES := g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm packages test lint demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test lint demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +63,14 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_VENV)/.vllm-$(VLLM)
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
+env-bench: $(BENCH_VENV)/.installed ## create .venv-bench with the tools that `make bench` compares
+
+$(BENCH_VENV)/.installed: pyproject.toml | packages
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BENCH_VENV)/bin/python -m pip install --quiet --group bench
+	touch $@
+
 packages: ## install the Debian packages that the tests need, where they are missing
 	@command -v dpkg-query >/dev/null || \
 		{ echo 'No Debian here; the tests need: $(PACKAGES) and Python.h'; exit 0; }; \
@@ -91,10 +102,14 @@ demo: env packages ## show the whole way on this machine: compile, publish, pull
 demo-vllm: env env-vllm packages ## the same with real vLLM: cold, then warm at another path
 	PYTHONPATH=tests $(BIN)/python tests/demo/demo_vllm.py
 
-bench: PACKAGES += zstd
-bench: env packages ## compare with copying by other means; rewrites the tables of docs/benchmarks.md
-	PYTHONPATH=tests $(BIN)/python -m bench.bench
+# WORK keeps the trees for the next run; WHAT says which parts, as `--only pull --rounds 3`.
+WORK ?= /tmp/aotcache-bench
+WHAT ?=
+
+bench: PACKAGES += zstd rclone wrk
+bench: env env-bench env-vllm packages ## compare with copying by other means; rewrites docs/benchmarks.*
+	PYTHONPATH=tests $(BIN)/python -m bench.bench --work $(WORK) $(WHAT)
 
 clean: ## remove the environment and everything the tools left behind
-	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

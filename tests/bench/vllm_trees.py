@@ -1,0 +1,21 @@
+"""Trees of real vLLM on a CPU, with the records that its plugin writes. Minutes each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from support.site import run
+from support.vllm_site import cold_start
+
+
+def compile_tree(root: Path, **options: Any) -> None:
+    """A cold start whose cache root is `root`; of it only trees and records remain."""
+    service_home = Path(tempfile.mkdtemp(prefix="aotcache-bench-vllm-"))
+    try:
+        with run(service_home / "service") as service:
+            cold_start(service, root, **options)
+    finally:
+        shutil.rmtree(service_home, ignore_errors=True)
