@@ -30,10 +30,28 @@ MAX_BLOB = 96 << 20  # bytes of a blob before compression
 PIECE = 1 << 20  # bytes of a frame that are decompressed at a time
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
+_AHEAD = 80 << 20  # bytes that are being compressed: each takes about three in memory
 
 
-def digest_of(data: bytes | memoryview) -> str:
+def digest_of(data: bytes | bytearray | memoryview) -> str:
     return blake3(data).hexdigest()
+
+
+class Prefix:
+    """A blob that frames are compressed against, ready for any number of them."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        """Raises PackError for bytes that can be none."""
+        self.digest = digest_of(data)
+        self.size = len(data)
+        try:
+            self._dict = zstd.ZstdDict(data, is_raw=True)
+        except ValueError as error:  # under 8 bytes
+            raise PackError(f"{self.digest[:12]} is too short to be a prefix") from error
+
+    @property
+    def reference(self) -> Any:
+        return self._dict.as_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +59,8 @@ class Source:
     """A blob to be packed. `read` gives its location-free bytes.
 
     prefix: a blob that is nearly equal, as (digest, reader of its bytes, which may give None): the
-    source is then compressed against it, in a frame of its own. size: at most MAX_BLOB.
+    source is then compressed against it, in a frame of its own. Of sources that share one and
+    follow each other it is read once. size: at most MAX_BLOB.
     """
 
     digest: str
@@ -65,7 +84,7 @@ class BuiltPack:
 class _RawFrame:
     data: bytes
     starts: list[tuple[str, int, int]]  # digest, offset in this frame, size of the whole blob
-    prefix: tuple[str, bytes] | None = None
+    prefix: Prefix | None = None
 
 
 def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPack]:
@@ -84,8 +103,8 @@ def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPac
         if frames and full and raw >= open_end:
             yield _close(frames, blobs, publish_id)
             frames, blobs, stored, raw, open_end = [], {}, 0, 0, 0
-        prefix = frame.prefix[0] if frame.prefix else None
-        frames.append((Frame(len(compressed), len(frame.data), prefix), compressed))
+        digest = frame.prefix.digest if frame.prefix else None
+        frames.append((Frame(len(compressed), len(frame.data), digest), compressed))
         for digest, offset, size in frame.starts:
             blobs[digest] = (raw + offset, size)
             open_end = raw + offset + size
@@ -107,6 +126,7 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
     buffer = bytearray()
     starts: list[tuple[str, int, int]] = []
     group: tuple[str, ...] = ()
+    held: Prefix | None = None
     for source in sources:
         data = source.read()
         if len(data) != source.size or digest_of(data) != source.digest:
@@ -115,13 +135,17 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
             yield _RawFrame(bytes(buffer), starts)
             buffer, starts = bytearray(), []
         group = source.group
-        if source.prefix and source.size <= MAX_FRAME and (near := source.prefix[1]()) is not None:
-            digest = source.prefix[0]
-            if digest_of(near) != digest:
-                # The frame could never be read again.
-                raise NotSettledError(f"what {source.name} is packed against changed: try again")
-            yield _RawFrame(data, [(source.digest, 0, len(data))], (digest, near))
-            continue
+        if source.prefix and source.size <= MAX_FRAME:
+            if held is None or held.digest != source.prefix[0]:
+                held = _read_prefix(source.prefix[1])
+                if held is not None and held.digest != source.prefix[0]:
+                    # The frame could never be read again.
+                    raise NotSettledError(
+                        f"what {source.name} is packed against changed: try again"
+                    )
+            if held is not None:
+                yield _RawFrame(data, [(source.digest, 0, len(data))], held)
+                continue
         starts.append((source.digest, len(buffer), len(data)))
         buffer += data
         if len(buffer) >= FRAME_RAW:
@@ -133,46 +157,37 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
         yield _RawFrame(bytes(buffer), starts)
 
 
+def _read_prefix(read: Callable[[], bytes | None]) -> Prefix | None:
+    data = read()
+    return None if data is None else Prefix(data)
+
+
 def _compressed(frames: Iterable[_RawFrame]) -> Iterator[tuple[_RawFrame, bytes]]:
     """Compress in threads, in order, a few frames ahead."""
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="aotcache-zstd") as pool:
         ahead: deque[tuple[_RawFrame, Future[bytes]]] = deque()
+        size = 0
         for frame in frames:
-            ahead.append((frame, pool.submit(compress, frame.data, frame.prefix)))
-            if len(ahead) > _WORKERS:
+            size += len(frame.data)
+            while ahead and (len(ahead) > _WORKERS or size > _AHEAD):
                 done, future = ahead.popleft()
+                size -= len(done.data)
                 yield done, future.result()
+            ahead.append((frame, pool.submit(compress, frame.data, frame.prefix)))
         while ahead:
             done, future = ahead.popleft()
             yield done, future.result()
 
 
-def compress(data: bytes, prefix: tuple[str, bytes] | None = None) -> bytes:
+def compress(data: bytes, prefix: Prefix | None = None) -> bytes:
     parameter = zstd.CompressionParameter
     options: dict[int, int] = {parameter.compression_level: LEVEL, parameter.checksum_flag: 0}
     if prefix is None:
         return zstd.compress(data, options=options)
     # The window must reach back over the whole prefix, and long-distance matching finds it there.
-    window = max(20, min(27, (len(data) + len(prefix[1])).bit_length()))
+    window = max(20, min(27, (len(data) + prefix.size).bit_length()))
     options |= {parameter.window_log: window, parameter.enable_long_distance_matching: 1}
-    return zstd.compress(
-        data, options=options, zstd_dict=zstd.ZstdDict(prefix[1], is_raw=True).as_prefix
-    )
-
-
-class Prefix:
-    """A blob that frames were compressed against, ready for any number of them."""
-
-    def __init__(self, data: bytes | bytearray) -> None:
-        """Raises PackError for bytes that can be none."""
-        try:
-            self._dict = zstd.ZstdDict(data, is_raw=True)
-        except ValueError as error:  # under 8 bytes
-            raise PackError(f"a prefix is damaged: {error}") from error
-
-    @property
-    def reference(self) -> Any:
-        return self._dict.as_prefix
+    return zstd.compress(data, options=options, zstd_dict=prefix.reference)
 
 
 def decompress(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from glob import iglob
 
 from aotcache.errors import InvalidNameError, LocalError
-from aotcache.probe.layouts import classify, never
+from aotcache.probe.layouts import classify_entered, never
 from aotcache.protocol.names import INDUCTOR, VLLM_AOT, VLLM_JIT, check_hash
 
 # Where each layout's trees lie under a cache root.
@@ -179,7 +179,7 @@ def _look_at(layout: str, relative: str, entry: os.DirEntry[str]) -> ScannedFile
     status = entry.stat(follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode):
         return _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
-    part_dir = classify(layout, relative)
+    part_dir = classify_entered(layout, relative)
     if part_dir is None:
         return f"not a file of a {layout} tree"
     if status.st_size == 0 and layout == VLLM_AOT and entry.name == "model":

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+from blake3 import blake3
 
 from aotcache.core.pack import MAX_BLOB, digest_of
-from aotcache.core.relocation import make_free
+from aotcache.core.relocation import kind_of, make_free
 from aotcache.errors import NotSettledError, RelocationError
 from aotcache.local.journal import Described, read_memo, write_memo
 from aotcache.local.state import TreeState, read_bytes
 from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
+from aotcache.protocol.manifest import NOT_RELOCATED
+
+_WHOLE = 1 << 20  # bytes of a file that is read at once
 
 
 def read_free(tree: FoundTree, path: str) -> tuple[str, bytes]:
@@ -22,6 +28,30 @@ def read_free(tree: FoundTree, path: str) -> tuple[str, bytes]:
     except OSError as error:
         raise NotSettledError(f"{tree.path}/{path}: {error.strerror}") from error
     return make_free(content, path, tree.hash)
+
+
+def _describe(tree: FoundTree, file: ScannedFile) -> Described | RelocationError:
+    stat = (file.size, file.mtime_ns, file.inode)
+    try:
+        if file.size > _WHOLE and kind_of(file.path) == NOT_RELOCATED:
+            return Described(stat, *_read_through(tree, file.path), NOT_RELOCATED)
+        relocate, free = read_free(tree, file.path)
+    except RelocationError as error:
+        return error
+    return Described(stat, digest_of(free), len(free), relocate)
+
+
+def _read_through(tree: FoundTree, path: str) -> tuple[str, int]:
+    """Digest and size of a file that is stored as it is, without holding it in memory."""
+    hasher, size = blake3(), 0
+    try:
+        with open(os.path.join(tree.path, path), "rb", buffering=0) as file:
+            while chunk := file.read(_WHOLE):
+                hasher.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise NotSettledError(f"{tree.path}/{path}: {error.strerror}") from error
+    return hasher.hexdigest(), size
 
 
 def describe(
@@ -44,20 +74,20 @@ def describe(
         else:
             changed.append(file)
 
-    def read(file: ScannedFile) -> Described | RelocationError:
-        try:
-            relocate, free = read_free(tree, file.path)
-        except RelocationError as error:
-            return error
-        stat = (file.size, file.mtime_ns, file.inode)
-        return Described(stat, digest_of(free), len(free), relocate)
+    threads = min(8, os.cpu_count() or 2)
+    # One queue for all: a task a file costs more than to read most of them. The largest first, so
+    # that none is left to be read alone at the end.
+    queue = iter(sorted(changed, key=lambda file: -file.size))
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 2)) as pool:
-        for file, result in zip(changed, pool.map(read, changed), strict=True):
+    def work(_: int) -> list[tuple[str, Described | RelocationError]]:
+        return [(file.path, _describe(tree, file)) for file in queue]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="aotcache-read") as pool:
+        for path, result in chain.from_iterable(pool.map(work, range(threads))):
             if isinstance(result, RelocationError):
-                left_out.append(LeftOut(file.path, str(result)))
+                left_out.append(LeftOut(path, str(result)))
             else:
-                described[file.path] = result
+                described[path] = result
     if changed:
         # The memo is the tree's, these are the files of some of its parts.
         write_memo(state, memo | described)

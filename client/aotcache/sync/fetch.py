@@ -119,9 +119,10 @@ class Fetcher:
             raise PackError(f"the bytes of prefix {digest[:12]} are not those its manifest names")
         return found[0]
 
-    def _prefix(self, digest: str) -> bytes:
-        found = self._near(digest)
-        return found if found is not None and digest_of(found) == digest else self.read(digest)
+    def _prefix(self, digest: str) -> Prefix:
+        near = self._near(digest)
+        prefix = Prefix(near) if near is not None else None
+        return prefix if prefix and prefix.digest == digest else Prefix(self.read(digest))
 
     def _run_job(self, job: Job, given: set[str], consume: Consume, arrived: Future[None]) -> None:
         try:
@@ -139,7 +140,7 @@ class Fetcher:
                 if digest in given:
                     whole = bytearray(size)
                     consume(digest, size, _copied(chunks, whole))
-                    self._prefixes.give(digest, Prefix(whole))
+                    self._prefixes.give(Prefix(whole))
                 else:
                     consume(digest, size, chunks)
 

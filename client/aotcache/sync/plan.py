@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from posixpath import dirname
 
 from aotcache.local.journal import Described
 from aotcache.probe.trees import LeftOut, ScannedFile
@@ -65,8 +64,10 @@ def _without_collisions(
     def add(path: str) -> None:
         folded = path.lower()
         files[folded] = path
-        while (folded := dirname(folded)) and folded not in folders:
-            folders[folded] = path
+        parent = folded.rpartition("/")[0]
+        while parent and parent not in folders:
+            folders[parent] = path
+            parent = parent.rpartition("/")[0]
 
     for path in stored:
         add(path)
@@ -74,9 +75,10 @@ def _without_collisions(
     for path in new:
         folded = path.lower()
         other = files.get(folded) or folders.get(folded)
-        parent = dirname(folded)
-        while other is None and parent:
-            other, parent = files.get(parent), dirname(parent)
+        parent = folded.rpartition("/")[0]
+        # No directory that holds a file so far lies below a file.
+        while other is None and parent and parent not in folders:
+            other, parent = files.get(parent), parent.rpartition("/")[0]
         if other is None:
             add(path)
             kept.append(path)

@@ -31,9 +31,9 @@ class Prefixes:
         with self._lock:
             self._ready.setdefault(digest, Future())
 
-    def give(self, digest: str, prefix: Prefix) -> None:
+    def give(self, prefix: Prefix) -> None:
         with suppress(InvalidStateError, KeyError):  # nobody waits any more
-            self._ready[digest].set_result(prefix)
+            self._ready[prefix.digest].set_result(prefix)
 
     def fail(self, error: BaseException) -> None:
         """Whoever waits is told that it waits in vain."""
@@ -42,14 +42,14 @@ class Prefixes:
                 with suppress(InvalidStateError):
                     future.set_exception(error)
 
-    def get(self, digest: str, read: Callable[[str], bytes]) -> Prefix:
+    def get(self, digest: str, read: Callable[[str], Prefix]) -> Prefix:
         """Wait for it, or have it read where nobody has promised it. Raises what `read` raises."""
         with self._lock:
             mine = digest not in self._ready
             future = self._ready.setdefault(digest, Future())
         if mine:
             try:
-                future.set_result(Prefix(read(digest)))
+                future.set_result(read(digest))
             except BaseException as error:
                 future.set_exception(error)
         return future.result()

@@ -165,8 +165,7 @@ def test_a_file_that_changes_meanwhile_stops_the_publish(now: bytes) -> None:
 @given(data=st.binary(min_size=1, max_size=4_000), prefix=st.binary(min_size=8, max_size=4_000))
 def test_frames_round_trip(data: bytes, prefix: bytes) -> None:
     for before in (None, prefix, data * 8):
-        named = None if before is None else (digest_of(before), before)
-        stored = compress(data, named)
+        stored = compress(data, None if before is None else Prefix(before))
         assert decompress(stored, Frame(len(stored), len(data)), before) == data
 
 
@@ -201,7 +200,7 @@ def test_a_frame_of_another_size_than_named_is_refused(named: int) -> None:
 
 def test_a_frame_against_another_prefix_never_gives_the_blob() -> None:
     base = noise(1, 10_000)
-    stored = compress(base + b"x", (digest_of(base), base))
+    stored = compress(base + b"x", Prefix(base))
     frame = Frame(len(stored), len(base) + 1)
     for prefix in (None, noise(2, 10_000)):
         with contextlib.suppress(PackError):
