@@ -20,7 +20,7 @@ from aotcache.storage.base import ObjectInfo, ObjectStore
 
 from ...index.publishing import is_committed
 from ...index.write import condemn_unknown_pack
-from ...ops.reading import check_manifest
+from ...ops.reading import check_manifest, is_manifest_key
 from ..context import Context, ContextDep
 from ..errors import problems
 
@@ -73,11 +73,15 @@ async def head_object(key: str, context: ContextDep) -> Response:
 )
 async def get_object(key: str, request: Request, context: ContextDep) -> Response:
     """Its bytes; with `Range: bytes=a-b`, those."""
-    size = await context.in_storage(context.store.size, key)
     headers = {"Accept-Ranges": "bytes"}
-    start, end, status = 0, size, 200
     # Any other form of range may be ignored, and is (RFC 9110, 14.2).
     wanted = _RANGE.fullmatch(request.headers.get("range", ""))
+    if not wanted and is_manifest_key(key):
+        # Each pull waits for them, and they are small: storage is asked once, not for a size first.
+        data = await context.in_storage(context.store.get, key)
+        return Response(data, headers=headers, media_type=BINARY)
+    size = await context.in_storage(context.store.size, key)
+    start, end, status = 0, size, 200
     if wanted:
         last = int(wanted[2]) if wanted[2] else size - 1
         start, end, status = int(wanted[1]), min(last + 1, size), 206
