@@ -15,7 +15,7 @@ from aotcache.protocol.names import INDUCTOR
 from aotcache.protocol.record import EngineRecord
 from aotcache.sync.pull import Pulled
 from support.site import Service, publish_tree, pull_tree
-from support.trees import H100, compile_kernels
+from support.trees import H100, compile_kernels, contents
 
 KERNELS = 6
 
@@ -47,6 +47,33 @@ def test_without_relocation_triton_compiles_all_of_them(tree: FoundTree, tmp_pat
     Path(tree.path).rename(tmp_path / "gone")
     cubins = {path for path in _written_again(moved) if path.endswith(".cubin")}
     assert len(cubins) == KERNELS
+
+
+def test_triton_that_compiles_again_for_one_device_leaves_the_others(
+    service: Service, tree: FoundTree, tmp_path: Path
+) -> None:
+    """Equal kernels of two devices are one file with two names: nobody writes to it in place."""
+    site = service.site()
+    copy = Path(tree.path, "triton", "1")
+    shutil.copytree(Path(tree.path, "triton", "0"), copy)
+    for group in copy.rglob("__grp__*.json"):
+        group.write_text(group.read_text().replace("/triton/0/", "/triton/1/"))
+    publish_tree(site, tree)
+    pulled = pull_tree(site, tree, H100, tmp_path / "fresh")
+    assert isinstance(pulled, Pulled)
+    one, two = Path(pulled.path, "triton", "0"), Path(pulled.path, "triton", "1")
+    assert set(_inodes(one)) & set(_inodes(two))
+    before = contents(one)
+    for group in two.rglob("__grp__*.json"):
+        group.unlink()
+    cubins = {path for path in _written_again(two) if path.endswith(".cubin")}
+    assert len(cubins) == KERNELS
+    assert contents(one) == before
+    assert not set(_inodes(one)) & set(_inodes(two))
+
+
+def _inodes(triton: Path) -> list[int]:
+    return [path.stat().st_ino for path in triton.rglob("*.cubin")]
 
 
 def _written_again(triton: Path) -> set[str]:
