@@ -20,6 +20,7 @@ from ..settings import ServiceSettings
 from . import errors, health
 from .bodies import BoundedBodies
 from .context import Context
+from .lean import ShortCut
 from .v1 import lookup, objects, outcomes, presign, publish, recipes, trees
 
 DESCRIPTION = """Which compiled torch.compile and vLLM trees are stored, and how to fetch them.
@@ -70,6 +71,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
     app.state.context = context
     errors.install(app)
     app.add_middleware(BoundedBodies)
+    app.add_middleware(ShortCut, context=context, calls={"/v1/lookup": lookup.lookup})
     app.include_router(health.router)
     for routes in (lookup, recipes, trees, publish, objects, presign, outcomes):
         app.include_router(routes.router, prefix="/v1")

@@ -12,17 +12,23 @@ from typing import Annotated, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
+from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.storage.base import ObjectStore
 
 from ..index.database import Database
+from ..index.lookup import Found, lookup_all
 from ..index.usage import UsageCounter
 from ..ops.presign import Presigner
 from ..settings import ServiceSettings
+from .gather import Gather
 
 # Uploads that are held in memory at the same time; the others wait with their bytes unsent.
 UPLOADS = 8
 # Threads that may wait for object storage. Lookups have others: they answer while it hangs.
 STORAGE_THREADS = 32
+# Threads that look up, each for all that wait: more get in each other's way (four took a fifth more
+# CPU a lookup), and with one alone a connection that hangs would hold up everybody.
+LOOKUP_THREADS = 2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +49,12 @@ class Context:
     storage_threads: CapacityLimiter = field(
         default_factory=lambda: CapacityLimiter(STORAGE_THREADS)
     )
+    lookups: Gather[Lookup, Found | Miss] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lookups = Gather(
+            lambda asked: lookup_all(self.database, asked, self.storage_url), LOOKUP_THREADS
+        )
 
     @property
     def storage_url(self) -> str:

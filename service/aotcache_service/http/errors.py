@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, OperationalError
@@ -32,6 +32,8 @@ from aotcache.errors import (
 )
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.problem import Problem
+
+from .bodies import json_answer
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +82,13 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def miss_answer(miss: Miss) -> JSONResponse:
-    return JSONResponse(asdict(miss), status_code=404)
+def miss_answer(miss: Miss) -> Response:
+    return json_answer(miss, 404)
 
 
 def install(app: FastAPI) -> None:
     for cls in (*STATUS, AotcacheError):
-        app.add_exception_handler(cls, _answer)
+        app.add_exception_handler(cls, answer_error)
     app.add_exception_handler(HTTPException, _http_answer)
 
 
@@ -94,7 +96,7 @@ def status_of(error: Exception) -> int:
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
-def _answer(request: Request, error: Exception) -> JSONResponse:
+def answer_error(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     where = f"{request.method} {request.url.path}"
     if status >= 500 and status != 503:

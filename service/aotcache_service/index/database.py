@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -42,13 +43,15 @@ class Database:
                 raise UsageError("the index needs a file: sqlite:////absolute/path/index.sqlite3")
             self.sqlite_file = Path(parsed.database)
             self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(parsed)
+            self._engine = create_engine(parsed, json_deserializer=msgspec.json.decode)
             self._reader = self._engine
             event.listen(self._engine, "connect", _prepare_sqlite)
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             try:
-                self._engine = create_engine(parsed, pool_pre_ping=True)
+                self._engine = create_engine(
+                    parsed, pool_pre_ping=True, json_deserializer=msgspec.json.decode
+                )
             except ImportError as error:
                 raise UsageError(
                     f"PostgreSQL needs psycopg ({error}): pip install 'aotcache[postgres]'"

@@ -1,12 +1,17 @@
-"""Look up one hash for a platform. Reads only."""
+"""Look up one hash for a platform. Reads only.
+
+One statement, made once, brings a tree's row together with its parts', and no objects of the ORM
+are made of them: those cost several times what the database does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
+from typing import Any, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import and_, bindparam, select
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.platform import Difference, Platform, differences
@@ -20,11 +25,48 @@ from aotcache.protocol.v1.lookup import (
     Miss,
 )
 
+from .database import Database
 from .models import PartRow, TreeRow
 from .rows import missing_parts, stored_part
 
 # More platforms than one hash ever has: bounds the work of saying why there is none.
 MAX_OTHERS = 200
+
+# A row of _SERVED; SQLAlchemy 2.0 and 2.1 write the type of any row in different ways.
+PartOfTree: TypeAlias = Any
+
+_tree, _part = TreeRow.__table__.c, PartRow.__table__.c
+# A row a part. A tree without one is hidden. Each use of it names an order that indexes have.
+_SERVED = select(
+    _tree.id,
+    _tree.namespace,
+    _tree.layout,
+    _tree.hash,
+    _tree.platform_id,
+    _tree.expected_parts,
+    _tree.compile_seconds,
+    _part.part,
+    _part.generation,
+    _part.manifest,
+    _part.files,
+    _part.raw_bytes,
+    _part.stored_bytes,
+    _part.signers,
+    _part.trees,
+).join_from(TreeRow.__table__, PartRow.__table__, and_(_part.tree_id == _tree.id, _part.newest))
+_SAME_HASH = (
+    _tree.namespace == bindparam("namespace"),
+    _tree.layout == bindparam("layout"),
+    _tree.hash == bindparam("hash"),
+    _tree.hidden.is_(False),
+)
+_USABLE = _SERVED.where(
+    *_SAME_HASH, _tree.platform_id.in_([bindparam("closer"), bindparam("any_cpu")])
+).order_by(_tree.platform_id, _part.part)
+_OTHERS = select(_tree.platform).where(*_SAME_HASH).limit(MAX_OTHERS)
+_OF_IDS = _SERVED.where(_tree.id.in_(bindparam("ids", expanding=True))).order_by(
+    _tree.id, _part.part
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,66 +77,98 @@ class Found:
     trees: tuple[int, ...]
 
 
+def lookup_all(
+    database: Database, asked: Iterable[Lookup], storage_url: str
+) -> list[Found | Miss | Exception]:
+    """Each by itself in one snapshot: an answer that cannot be given does not spoil the others."""
+    answers: list[Found | Miss | Exception] = []
+    with database.read() as db:
+        for one in asked:
+            try:
+                answers.append(lookup(db, one, storage_url))
+            except Exception as error:
+                answers.append(error)
+    return answers
+
+
 def lookup(db: Session, asked: Lookup, storage_url: str = "") -> Found | Miss:
     """The tree that this platform can use and that has the most of what was asked for."""
-    same_hash = (
-        TreeRow.namespace == asked.namespace,
-        TreeRow.layout == asked.layout,
-        TreeRow.hash == asked.hash,
-        TreeRow.hidden.is_(False),
-    )
-    ids = asked.platform.acceptable()
-    usable = db.scalars(select(TreeRow).where(*same_hash, TreeRow.platform_id.in_(ids)))
-    tree = min(usable, key=partial(rank, ids, asked.parts), default=None)
+    connection = db.connection()
+    ids = acceptable(asked.platform)
+    names = {"namespace": asked.namespace, "layout": asked.layout, "hash": asked.hash}
+    rows = connection.execute(_USABLE, {**names, "closer": ids[0], "any_cpu": ids[1]}).all()
+    usable = _by_tree(rows)
     name = f"{asked.namespace}/{asked.layout}/{asked.hash[:12]}"
-    if tree is not None:
-        missing = missing_parts(asked.parts, tree.parts)
+    if usable:
+        stored = {tree: [row.part for row in of_tree] for tree, of_tree in usable.items()}
+        tree = min(
+            usable,
+            key=lambda tree: rank(ids, asked.parts, stored[tree], usable[tree][0].platform_id),
+        )
+        missing = missing_parts(asked.parts, stored[tree])
         if not missing:
-            return Found(hits(db, [tree], storage_url)[0], (tree.id,))
+            return Found(_hit(usable[tree], storage_url), (tree,))
         return Miss(
             reason=PART_MISSING,
             message=f"{name}: stored, but not yet {', '.join(missing)}",
             missing=missing,
-            available=tuple(tree.parts),
+            available=tuple(stored[tree]),
         )
-    others = select(TreeRow.platform).where(*same_hash).limit(MAX_OTHERS)
-    return other_platform(db.scalars(others), asked.platform, name)
+    return other_platform(connection.execute(_OTHERS, names).scalars(), asked.platform, name)
 
 
-def rank(ids: Sequence[str], parts: Sequence[str], tree: TreeRow) -> tuple[int, int, int]:
+# Fleets have few platforms, and two digests of JSON cost half as much as the question to SQLite.
+@lru_cache(1024)
+def acceptable(platform: Platform) -> tuple[str, str]:
+    return platform.acceptable()
+
+
+def rank(
+    ids: Sequence[str], asked: Sequence[str], stored: Sequence[str], platform_id: str
+) -> tuple[int, int, int]:
     """Smallest for the tree to take: it has the parts asked for or, where none are named, the most;
     of equals the one for this CPU comes before the one for any."""
-    missing = len(missing_parts(parts, tree.parts))
-    return missing, 0 if parts else -len(tree.parts), ids.index(tree.platform_id)
+    missing = len(missing_parts(asked, stored))
+    return missing, 0 if asked else -len(stored), ids.index(platform_id)
 
 
-def hits(db: Session, trees: Sequence[TreeRow], storage_url: str) -> list[Hit]:
-    """The trees with the newest generations of their parts."""
-    parts: dict[int, list[PartRow]] = {tree.id: [] for tree in trees}
-    rows = select(PartRow).where(PartRow.tree_id.in_(parts), PartRow.newest).order_by(PartRow.part)
-    for part in db.scalars(rows):
-        parts[part.tree_id].append(part)
-    return [
-        Hit(
-            namespace=tree.namespace,
-            layout=tree.layout,
-            hash=tree.hash,
-            platform=tree.platform_id,
-            parts=tuple(stored_part(part) for part in parts[tree.id]),
-            missing=missing_parts(tree.expected_parts, tree.parts),
-            compile_seconds=tree.compile_seconds,
-            storage_url=storage_url,
-            trees=_beside(tree, parts[tree.id]),
-        )
-        for tree in trees
-    ]
+def hits(db: Session, trees: Sequence[int], storage_url: str) -> list[Hit]:
+    """The trees of these row ids with the newest generations of their parts."""
+    found = _by_tree(db.connection().execute(_OF_IDS, {"ids": trees}).all())
+    return [_hit(found[tree], storage_url) for tree in trees]
 
 
-def _beside(tree: TreeRow, parts: Iterable[PartRow]) -> tuple[TreeUsed, ...]:
+def _by_tree(rows: Iterable[PartOfTree]) -> dict[int, list[PartOfTree]]:
+    found: dict[int, list[PartOfTree]] = {}
+    for row in rows:
+        found.setdefault(row.id, []).append(row)
+    return found
+
+
+def _hit(rows: Sequence[PartOfTree], storage_url: str) -> Hit:
+    """rows: of one tree."""
+    tree = rows[0]
+    return Hit(
+        namespace=tree.namespace,
+        layout=tree.layout,
+        hash=tree.hash,
+        platform=tree.platform_id,
+        parts=tuple(stored_part(row) for row in rows),
+        missing=missing_parts(tree.expected_parts, [row.part for row in rows]),
+        compile_seconds=tree.compile_seconds,
+        storage_url=storage_url,
+        trees=_beside(tree, rows),
+    )
+
+
+def _beside(tree: PartOfTree, parts: Iterable[PartOfTree]) -> tuple[TreeUsed, ...]:
     """The other trees that the starts which wrote these parts of it used."""
-    used = all_trees((TreeUsed(**one) for one in part.trees) for part in parts)
-    others = [one for one in used if (one.layout, one.hash) != (tree.layout, tree.hash)]
-    return tuple(others[:MAX_TREES_USED])
+    itself = (tree.layout, tree.hash)
+    others = all_trees(
+        (TreeUsed(**one) for one in part.trees if (one["layout"], one["hash"]) != itself)
+        for part in parts
+    )
+    return others[:MAX_TREES_USED]
 
 
 def other_platform(stored: Iterable[dict[str, str]], asked: Platform, name: str) -> Miss:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from sqlalchemy import and_, case, exists, func, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, select
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.platform import Difference
@@ -14,13 +13,12 @@ from aotcache.protocol.recipe import Recipe, differences
 from aotcache.protocol.v1.lookup import OTHER_RECIPE, UNKNOWN_RECIPE, Miss
 from aotcache.protocol.v1.recipes import MAX_TREES, RecipeHit, RecipeLookup
 
-from .lookup import MAX_OTHERS, hits, other_platform, rank
+from .lookup import MAX_OTHERS, acceptable, hits, other_platform, rank
 from .models import RecipeRow, TreeRow, recipe_trees
 
 # Recipes of one engine and model that are compared with what is asked, the last published.
 _MAX_RECIPES = 200
 _SAID = 5  # differences that a message names
-_LINKED = and_(TreeRow.layout == recipe_trees.c.layout, TreeRow.hash == recipe_trees.c.hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +44,11 @@ def lookup_recipe(db: Session, asked: RecipeLookup, storage_url: str = "") -> Re
     )
     of_recipes = (
         select(TreeRow, first)
-        .join(recipe_trees, _LINKED)
-        .where(
-            recipe_trees.c.recipe_id.in_([row.id for row in matching]),
-            TreeRow.namespace == asked.namespace,
-            TreeRow.hidden.is_(False),
-        )
+        .join(recipe_trees, _linked(asked.namespace))
+        .where(recipe_trees.c.recipe_id.in_([row.id for row in matching]))
         .group_by(TreeRow.id)
     )
-    ids = asked.platform.acceptable()
+    ids = acceptable(asked.platform)
     rows = db.execute(
         of_recipes.where(TreeRow.platform_id.in_(ids))
         .order_by(first, TreeRow.created.desc(), TreeRow.id.desc())
@@ -66,34 +60,42 @@ def lookup_recipe(db: Session, asked: RecipeLookup, storage_url: str = "") -> Re
     usable: dict[tuple[str, str], TreeRow] = {}
     for tree, _ in rows:
         name = (tree.layout, tree.hash)
-        usable[name] = min(usable.get(name, tree), tree, key=partial(rank, ids, ()))
-    trees = list(usable.values())[:MAX_TREES]
+        usable[name] = min(
+            usable.get(name, tree), tree, key=lambda one: rank(ids, (), one.parts, one.platform_id)
+        )
+    trees = tuple(tree.id for tree in usable.values())[:MAX_TREES]
     return RecipeFound(
         RecipeHit(recipe=matching[rows[0][1]].name, trees=tuple(hits(db, trees, storage_url))),
-        tuple(tree.id for tree in trees),
+        trees,
     )
 
 
 def _same_model(db: Session, asked: RecipeLookup) -> Sequence[RecipeRow]:
     """Recipes of this engine and model that have trees, the last published first."""
-    tree = select(TreeRow.id).join(recipe_trees, _LINKED)
+    tree = select(TreeRow.id).join(recipe_trees, _linked(asked.namespace))
     return db.scalars(
         select(RecipeRow)
         .where(
             RecipeRow.namespace == asked.namespace,
             RecipeRow.engine == asked.recipe.engine,
             RecipeRow.model == asked.recipe.model,
-            exists(
-                tree.where(
-                    recipe_trees.c.recipe_id == RecipeRow.id,
-                    TreeRow.namespace == RecipeRow.namespace,
-                    TreeRow.hidden.is_(False),
-                )
-            ),
+            exists(tree.where(recipe_trees.c.recipe_id == RecipeRow.id)),
         )
         .order_by(RecipeRow.published.desc(), RecipeRow.id.desc())
         .limit(_MAX_RECIPES)
     ).all()
+
+
+def _linked(namespace: str) -> ColumnElement[bool]:
+    """Joins links with the trees that are served."""
+    return and_(
+        TreeRow.layout == recipe_trees.c.layout,
+        TreeRow.hash == recipe_trees.c.hash,
+        # As an expression no index serves it. SQLite, which has no statistics, would else read all
+        # trees of the namespace and look for a link to each: 16 seconds where there are a million.
+        TreeRow.namespace.concat("") == namespace,
+        TreeRow.hidden.is_(False),
+    )
 
 
 def _other_recipe(asked: RecipeLookup, stored: Sequence[Sequence[Difference]]) -> Miss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from aotcache.protocol.names import TreeKey
 from aotcache.protocol.platform import Platform
@@ -19,7 +20,8 @@ def tree_key(row: TreeRow) -> TreeKey:
     )
 
 
-def stored_part(row: PartRow) -> StoredPart:
+def stored_part(row: PartRow | Any) -> StoredPart:
+    """row: a PartRow, or a plain row that has its columns."""
     return StoredPart(
         part=row.part,
         generation=row.generation,

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from sqlalchemy import case, update
+from sqlalchemy import bindparam, case, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -14,6 +14,15 @@ from .database import Database
 from .models import TreeRow
 
 log = logging.getLogger(__name__)
+
+_COUNT = (
+    update(TreeRow)
+    .where(TreeRow.id == bindparam("tree"))
+    .values(
+        lookups=TreeRow.lookups + bindparam("count"),
+        used=case((TreeRow.used < bindparam("last"), bindparam("last")), else_=TreeRow.used),
+    )
+)
 
 
 class UsageCounter:
@@ -50,15 +59,13 @@ class UsageCounter:
             return
         try:
             with self._database.write() as db:
-                for tree, (count, used) in sorted(counts.items()):
-                    db.execute(
-                        update(TreeRow)
-                        .where(TreeRow.id == tree)
-                        .values(
-                            lookups=TreeRow.lookups + count,
-                            used=case((TreeRow.used < used, used), else_=TreeRow.used),
-                        )
-                    )
+                db.connection().execute(
+                    _COUNT,
+                    [
+                        {"tree": tree, "count": count, "last": used}
+                        for tree, (count, used) in sorted(counts.items())
+                    ],
+                )
         except (OperationalError, PoolTimeoutError) as error:
             log.debug("lookups of %d trees are counted later: %s", len(counts), error)
             with self._lock:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 
-from ...index import lookup as index
+from ..bodies import json_answer
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
 
@@ -20,11 +19,10 @@ MISS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/lookup", response_model=Hit, responses={**problems(400, 413), **MISS})
-def lookup(asked: Lookup, context: ContextDep) -> Hit | JSONResponse:
+async def lookup(asked: Lookup, context: ContextDep) -> Response:
     """Is this tree stored for this platform? Its parts' manifests, or why there are none."""
-    with context.database.read() as db:
-        found = index.lookup(db, asked, context.storage_url)
+    found = await context.lookups.ask(asked)
     if isinstance(found, Miss):
         return miss_answer(found)
     context.usage.record(found.trees, now())
-    return found.hit
+    return json_answer(found.hit)

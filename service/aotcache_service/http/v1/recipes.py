@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 
 from ...index import recipes as index
+from ..bodies import json_answer
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
 from .lookup import MISS
@@ -17,7 +17,7 @@ router = APIRouter(tags=["lookup"])
 
 
 @router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(400, 413), **MISS})
-def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> RecipeHit | JSONResponse:
+def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> Response:
     """Which trees did starts of this recipe use, on this platform? What is empty is not compared,
     but engine and model have to be named."""
     with context.database.read() as db:
@@ -25,4 +25,4 @@ def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> RecipeHit | JSONR
     if isinstance(found, Miss):
         return miss_answer(found)
     context.usage.record(found.trees, now())
-    return found.hit
+    return json_answer(found.hit)

@@ -1,0 +1,121 @@
+"""What nodes and lists ask costs the same however many trees there are: nothing is scanned."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session
+
+from aotcache.protocol.v1.trees import SORTS
+from aotcache_service.index.database import Database
+from aotcache_service.index.listing import Filter, list_trees
+from aotcache_service.index.lookup import Found, lookup
+from aotcache_service.index.recipes import RecipeFound, lookup_recipe
+from support import filled
+
+# Fewer, and PostgreSQL rightly reads whole tables.
+TREES = 4000
+LAST = TREES - 1
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").fresh_url()
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('filled') / 'index.sqlite3'}"
+    opened = Database(url)
+    opened.migrate()
+    filled.fill(opened, TREES)
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def plans() -> Iterator[list[list[str]]]:
+    """The steps of each question that the database is asked meanwhile."""
+    found: list[list[str]] = []
+
+    def explain(_: object, cursor: Any, statement: str, parameters: Any, *_more: object) -> None:
+        if not statement.startswith("SELECT"):
+            return
+        if isinstance(cursor, sqlite3.Cursor):
+            rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            found.append([str(row[3]) for row in rows])
+        else:
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+            found.append(list(_steps(cursor.fetchone()[0][0]["Plan"])))
+
+    event.listen(Engine, "before_cursor_execute", explain)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", explain)
+
+
+def _steps(plan: dict[str, Any]) -> Iterator[str]:
+    """PostgreSQL's plan in the words of SQLite's."""
+    kind, table = plan["Node Type"], plan.get("Relation Name", "")
+    conditions = plan.get("Index Cond", "")
+    if kind == "Seq Scan":
+        yield f"SCAN {table}"
+    elif "Index" in kind:
+        yield f"{'SEARCH' if conditions else 'SCAN'} {table} USING INDEX {plan['Index Name']}"
+    elif kind in ("Sort", "Incremental Sort"):
+        yield "USE TEMP B-TREE FOR ORDER BY"
+    for inner in plan.get("Plans", ()):
+        yield from _steps(inner)
+
+
+QUESTIONS: dict[str, Callable[[Session], object]] = {
+    "hit": lambda db: lookup(db, filled.found(LAST)),
+    "unknown hash": lambda db: lookup(db, filled.unknown(LAST)),
+    "other platform": lambda db: lookup(db, filled.elsewhere(LAST)),
+    "recipe": lambda db: lookup_recipe(db, filled.by_recipe(LAST)),
+    "no such recipe": lambda db: lookup_recipe(db, filled.by_recipe(TREES + 1000)),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_lookups_read_what_they_look_for(database: Database, question: str) -> None:
+    with database.read() as db, plans() as asked:
+        QUESTIONS[question](db)
+    steps = [step for plan in asked for step in plan]
+    assert any(step.startswith("SEARCH") for step in steps), steps
+    assert not any(step.startswith("SCAN") for step in steps), steps
+    # Searching all trees of a namespace is a scan by another name.
+    assert not any(step.endswith("(namespace=?)") for step in steps), steps
+
+
+def test_what_was_filled_is_found(database: Database) -> None:
+    with database.read() as db:
+        for number in (0, 9, 1234, LAST):
+            assert isinstance(lookup(db, filled.found(number)), Found)
+            assert isinstance(lookup_recipe(db, filled.by_recipe(number)), RecipeFound)
+            unknown = lookup(db, filled.unknown(number))
+            elsewhere = lookup(db, filled.elsewhere(number))
+            assert not isinstance(unknown, Found)
+            assert not isinstance(elsewhere, Found)
+            assert (unknown.reason, elsewhere.reason) == ("unknown_hash", "other_platform")
+
+
+@pytest.mark.parametrize("namespace", ["", "default"])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("sort", SORTS)
+def test_pages_are_read_in_the_order_of_an_index(
+    database: Database, sort: str, order: str, namespace: str
+) -> None:
+    with database.read() as db, plans() as asked:
+        page = list_trees(db, Filter(namespace=namespace), sort=sort, order=order, limit=1)
+    assert len(page.trees) == 1
+    steps, outcomes = asked
+    assert f"trees USING INDEX ix_trees_{'namespace_' * bool(namespace)}{sort}_id" in steps[0]
+    assert "USE TEMP B-TREE FOR ORDER BY" not in steps
+    assert not any(step.startswith("SCAN") for step in [*steps[1:], *outcomes]), asked
