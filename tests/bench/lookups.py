@@ -96,7 +96,7 @@ def _with_database(stage: Stage, database: str) -> dict[str, dict[int, list[int]
         for number in range(stage.rounds + 1):
             for trees, service in services.items():
                 asked = _lookups(service.url, questions[trees], connections=1, seconds=2)
-                listed = _wrk("pages.lua", f"{service.url}/v1/trees", 1, 2)
+                listed = _wrk(f"{service.url}/v1/trees", 1, 2)
                 if number:
                     found[LOOKUP][trees].append(asked.p50)
                     found[PAGE][trees].append(listed.p50)
@@ -132,11 +132,19 @@ def _lines(numbers: Iterable[int]) -> Iterable[str]:
 
 
 def _lookups(url: str, questions: Path, *, connections: int, seconds: int) -> _Load:
-    return _wrk("lookups.lua", f"{url}/v1/lookup", connections, seconds, str(questions))
+    return _wrk(f"{url}/v1/lookup", connections, seconds, str(questions))
 
 
-def _wrk(script: str, url: str, connections: int, seconds: int, *words: str) -> _Load:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_HERE / script), url]
+def _wrk(url: str, connections: int, seconds: int, *words: str) -> _Load:
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "-s",
+        str(_HERE / "load.lua"),
+        url,
+    ]
     done = subprocess.run([*command, "--", *words], check=True, stdout=subprocess.PIPE, text=True)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("found "))
     load = _Load(*(int(word) for word in line.split()[1:]))

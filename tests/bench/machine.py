@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
         "commit": commit(),
-        **{name: _first(*words) for name, words in commands.items() if shutil.which(words[0])},
+        **{name: _version(*words) for name, words in commands.items() if shutil.which(words[0])},
     }
 
 
@@ -65,9 +65,10 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def _first(*command: str) -> str:
-    """The first line that it prints, without a Copyright."""
-    return _said(*command).partition("\n")[0].partition(" Copyright")[0].strip("* ")
+def _version(*command: str) -> str:
+    """The first number in what it prints that looks like one."""
+    found = re.search(r"\d+\.\d+[\w.+~-]*", _said(*command))
+    return found[0] if found else "?"
 
 
 def _said(*command: str) -> str:

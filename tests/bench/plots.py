@@ -16,8 +16,15 @@ from typing import Any
 _OURS, _THEIRS = "#1f6feb", "#9aa4af"
 # What is drawn, and its file beside the JSON.
 PLOTS = {
-    "pull": ("pull eight, loopback", "pull eight, 10 ms more"),
-    "publish": ("first publish", "publish again, unchanged"),
+    "pull": ("pull eight, loopback, seconds", "pull eight, 10 ms more, seconds"),
+    "publish": ("first publish, seconds", "publish again, unchanged, seconds"),
+    "memory": ("peak MB over the interpreter, pull", "peak MB over the interpreter, publish"),
+    "bytes": (
+        "stored MB",
+        "MB of one rank's pull",
+        "MB of a second generation",
+        "MB of a neighbour",
+    ),
 }
 
 
@@ -37,45 +44,57 @@ def main(path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    data = json.loads(path.read_text())
-    runs = {
-        what: contestants
-        for part in data["parts"].values()
-        for what, contestants in part["runs"].items()
-    }
+    found = _values(json.loads(path.read_text()))
     for name, wanted in PLOTS.items():
-        titles = [what for what in wanted if what in runs]
+        titles = [what for what in wanted if what in found]
         if not titles:
             continue
-        figure, all_axes = pyplot.subplots(
-            1, len(titles), figsize=(7 * len(titles), 3.6), squeeze=False, layout="constrained"
+        rows = -(-len(titles) // 2)
+        columns = min(len(titles), 2)
+        figure, grid = pyplot.subplots(
+            rows, columns, figsize=(7 * columns, 3.6 * rows), squeeze=False, layout="constrained"
         )
-        for axes, what in zip(all_axes[0], titles, strict=True):
-            _bars(axes, what, runs[what])
+        for axes, what in zip(grid.flat, titles, strict=False):
+            _bars(axes, what, found[what])
         figure.savefig(path.with_name(f"benchmarks-{name}.png"), dpi=110, metadata={"Software": ""})
         pyplot.close(figure)
 
 
-def _bars(axes: Any, what: str, contestants: dict[str, list[dict[str, float]]]) -> None:
-    """Medians on a logarithmic scale, the slowest on top, each run a dot."""
-    taken = {who: [sample["seconds"] for sample in samples] for who, samples in contestants.items()}
+def _values(data: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """By what and who: seconds of each run, or the one number."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for part in data["parts"].values():
+        for what, contestants in part["runs"].items():
+            found[f"{what}, seconds"] = {
+                who: [sample["seconds"] for sample in samples]
+                for who, samples in contestants.items()
+            }
+        for what, counts in part["numbers"].items():
+            found[what] = {who: [count] for who, count in counts.items()}
+    return found
+
+
+def _bars(axes: Any, what: str, taken: dict[str, list[float]]) -> None:
+    """Medians, the largest on top, each run a dot. Logarithmic where they differ tenfold."""
     order = sorted(taken, key=lambda who: median(taken[who]))
-    for place, who in enumerate(order):
-        ours = who.startswith("aotcache")
-        middle = median(taken[who])
-        axes.barh(place, middle, color=_OURS if ours else _THEIRS)
-        axes.plot(taken[who], [place] * len(taken[who]), "k.", markersize=3)
+    middles = [median(taken[who]) for who in order]
+    colors = [_OURS if who.startswith("aotcache") else _THEIRS for who in order]
+    axes.barh(range(len(order)), middles, color=colors)
+    for place, (who, middle) in enumerate(zip(order, middles, strict=True)):
+        several = len(taken[who]) > 1
+        axes.plot(taken[who], [place] * len(taken[who]), "k." if several else "", markersize=3)
         axes.annotate(
-            f" {middle:.2f} s",
+            f"{middle:.3g}",
             (max(taken[who]), place),
             va="center",
-            xytext=(4, 0),
+            xytext=(6, 0),
             textcoords="offset points",
         )
     axes.set_yticks(range(len(order)), order)
-    axes.set_xscale("log")
-    axes.margins(x=0.25)
-    axes.set_xlabel("seconds, logarithmic")
+    if middles[0] > 0 and middles[-1] > 10 * middles[0]:
+        axes.set_xscale("log")
+        axes.set_xlabel("logarithmic")
+    axes.margins(x=0.2)
     axes.set_title(what)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -12,23 +12,19 @@ from bench.bars import AT_LEAST, AT_MOST, FASTER, Held, held
 def render(data: dict[str, Any]) -> str:
     """The generated part of the page."""
     parts = data["parts"]
-    tables = [
-        _where(data),
-        "Faster: theirs divided by ours. At most, at least: ours, or ours divided by theirs.\n",
-        _table(
-            ("what", "ours", "theirs", "found", "bar", "reached"),
-            [_held_row(one) for one in held(data)],
-            right=(3, 4),
-        ),
-        "Seconds of whole processes in turns; CPU without the servers':\n",
-        _table(
-            ("what", "who", "median s", "range s", "CPU s", "runs"),
-            list(_time_rows(parts)),
-            right=(2, 4, 5),
-        ),
-        "Everything else:\n",
-        _table(("what", "who", "found"), list(_number_rows(parts)), right=(2,)),
-    ]
+    tables = [_where(data)]
+    if rows := [_held_row(one) for one in held(data)]:
+        tables += [
+            "Faster: theirs divided by ours. At most, at least: ours, or ours divided by theirs.\n",
+            _table(("what", "ours", "theirs", "found", "bar", "reached"), rows, right=(3, 4)),
+        ]
+    if rows := list(_time_rows(parts)):
+        tables += [
+            "Seconds of whole processes in turns; CPU without the servers':\n",
+            _table(("what", "who", "median s", "range s", "CPU s", "runs"), rows, right=(2, 4, 5)),
+        ]
+    if rows := list(_number_rows(parts)):
+        tables += ["Everything else:\n", _table(("what", "who", "found"), rows, right=(2,))]
     if left_out := {who: why for part in parts.values() for who, why in part["left_out"].items()}:
         tables.append("Left out: " + "; ".join(f"{who} ({why})" for who, why in left_out.items()))
     tables.append(_runs(parts))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.stage import Found, Stage, same, say
 from bench.timing import Sample
+from bench.vllm_trees import LIMIT
 from support.site import Service, run
 from support.vllm import VENV, Started, start
 from support.vllm_site import cold_start, plugin_env
@@ -42,7 +43,7 @@ def starts(stage: Stage) -> Found:
     with run(home / "service") as service:
         say("vLLM compiles")
         own = home / "own"
-        cold_start(service, own)
+        cold_start(service, own, limit_seconds=LIMIT)
         timed: dict[str, list[_Start]] = {FRESH: [], SECOND: [], THERE: []}
         for number in range(min(stage.rounds, _ROUNDS)):
             timed[FRESH].append(_start(home, home / f"fresh-{number}", own, service))
@@ -85,7 +86,7 @@ def _start(home: Path, root: Path, inspected: Path, service: Service | None) -> 
     more = {"PYTHONPATH": str(_PLUGIN), "BENCH_HOOKS": str(reports)}
     # Its list of inspected models is taken over: ten seconds less.
     old_models = None if root == inspected else inspected
-    started = start(root, env={**env, **more}, inspected=old_models)
+    started = start(root, env={**env, **more}, inspected=old_models, limit_seconds=LIMIT)
     _check(started)
     spent = [sum(json.loads(path.read_text()).values()) for path in reports.glob("*.json")]
     return _Start(max(started.compile_seconds), max(spent, default=0.0), started.init_seconds or 0)

@@ -10,12 +10,14 @@ from typing import Any
 from support.site import run
 from support.vllm_site import cold_start
 
+LIMIT = 900  # seconds of a start: a minute and a half where nothing else runs
+
 
 def compile_tree(root: Path, **options: Any) -> None:
     """A cold start whose cache root is `root`; of it only trees and records remain."""
     service_home = Path(tempfile.mkdtemp(prefix="aotcache-bench-vllm-"))
     try:
         with run(service_home / "service") as service:
-            cold_start(service, root, **options)
+            cold_start(service, root, limit_seconds=LIMIT, **options)
     finally:
         shutil.rmtree(service_home, ignore_errors=True)
