@@ -98,8 +98,14 @@ def take_crashed(folder: str) -> list[Note]:
 
 
 def has_crashed(tree_path: str) -> bool:
-    """Whether a crash with this tree is still to be dealt with: it must not be loaded again."""
-    return any(_is_dead(path) for path in _marks(TreeState(tree_path).loading))
+    """Whether a crash with this tree is still to be dealt with: it must not be loaded again. Where
+    `.aotcache` is another's no mark is ours."""
+    try:
+        folder = TreeState(tree_path).loading
+    except LocalError as error:
+        logger.debug("no marks beside %s: %s", tree_path, error)
+        return False
+    return any(_is_dead(path) for path in _marks(folder))
 
 
 def poisoned(tree_path: str) -> frozenset[str]:
