@@ -14,9 +14,9 @@ from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.failures import lacks_memory
 from aotcache.engines.vllm.modules import Module
 from aotcache.engines.vllm.start import Start
-from aotcache.local.loading import mark, take_crashed
+from aotcache.local.loading import has_crashed, mark, take_crashed
 from aotcache.local.pulled import Note
-from aotcache.local.state import TreeState
+from aotcache.local.state import STATE_DIRECTORY, TreeState
 from aotcache.probe.platform import Detected
 from aotcache.protocol.names import VLLM_AOT
 from support.small import add
@@ -108,7 +108,7 @@ def test_a_lack_of_memory_is_nobodys(start: Start, trees: dict[str, str]) -> Non
 CRASH = """
 import os, sys
 import msgspec
-from aotcache.local.loading import mark, take_crashed
+from aotcache.local.loading import has_crashed, mark, take_crashed
 from aotcache.local.pulled import Note
 
 mark(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Note))
@@ -135,3 +135,8 @@ def test_a_crash_that_could_not_be_dealt_with_is_not_loaded_again(tmp_path: Path
     assert start._fetching._companion._process is None
     take_crashed(str(tmp_path))
     assert not path.exists()
+
+
+def test_where_our_directory_is_anothers_no_crash_is_seen(tmp_path: Path) -> None:
+    (tmp_path / STATE_DIRECTORY).write_text("somebody's file")
+    assert not has_crashed(str(tmp_path / ("a" * 64)))
