@@ -46,6 +46,18 @@ def test_a_backend_is_imported_when_it_is_opened(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, tmp_path.as_uri()], check=True, timeout=60)
 
 
+def test_presigned_packs_need_no_s3_library() -> None:
+    script = (
+        "import sys\n"
+        "from aotcache.net.http import HttpClient\n"
+        "from aotcache.storage import presigned_store\n"
+        "presigned_store(HttpClient('http://127.0.0.1:1'))\n"
+        "heavy = {'fsspec', 's3fs', 'botocore', 'aiohttp', 'asyncio'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_stores_of_one_memory_share_it() -> None:
     open_store("memory://shared-name").put("ns/a", b"x")
     assert open_store("memory://shared-name").get("ns/a") == b"x"

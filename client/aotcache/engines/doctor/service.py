@@ -100,7 +100,7 @@ def _check_deadline(setup: Setup) -> Iterator[Finding]:
 def check_storage(setup: Setup) -> Iterator[Finding]:
     url = setup.storage_url
     if not url:
-        yield ok("storage", "bytes travel through the service")
+        yield ok("storage", "packs travel as the service says: by URLs of S3, or through it")
         return
     try:
         parts = urlsplit(url)
