@@ -30,6 +30,7 @@ from bench.stage import Found, Stage, say
 from bench.starts import idle, starts
 from bench.watching import watching
 from bench.work import EIGHT, files_below
+from bench.work import work as make
 
 ROUNDS = 5
 WORK = Path(tempfile.gettempdir()) / "aotcache-bench"
@@ -52,33 +53,33 @@ PARTS: dict[str, Callable[[Stage], Found]] = {
 }
 
 
-def run(parts: list[str], work: Path, rounds: int, main: str) -> dict[str, Any]:
-    """Everything found, by part: a run of some parts can take its place in that of others."""
-    found: dict[str, Any] = {}
+def measure(part: str, work: Path, rounds: int, tree: str) -> dict[str, Any]:
+    """What a part finds, with servers of its own: they end by themselves after an hour."""
+    say(part)
+    before, begin = load(), time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="run-", dir=work) as home,
         ExitStack() as running,
     ):
-        stage = Stage(Path(home), work, rounds, running, main)
-        size = files_below(Path(stage.tree().path))
-        for part in parts:
-            say(part)
-            before, begin = load(), time.monotonic()
-            done = asdict(PARTS[part](stage))
-            found[part] = {
-                "date": time.strftime("%Y-%m-%d", time.gmtime()),
-                "commit": commit(),
-                "load": {"before": before, "after": load()},
-                "seconds": round(time.monotonic() - begin),
-                "rounds": rounds,
-                **done,
-            }
-        where = machine(work)
+        found = PARTS[part](Stage(Path(home), work, rounds, running, tree))
     return {
-        "machine": where,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit(),
+        "load": {"before": before, "after": load()},
+        "seconds": round(time.monotonic() - begin),
+        "rounds": rounds,
+        **asdict(found),
+    }
+
+
+def whole(parts: dict[str, Any], work: Path, tree: str) -> dict[str, Any]:
+    """All that the page is made of. Parts come in one order, whoever ran first."""
+    sizes_of = files_below(Path(make(work, tree).path))
+    return {
+        "machine": machine(work),
         "versions": versions(),
-        "work": {"name": main, "files": len(size), "bytes": sum(size.values())},
-        "parts": found,
+        "work": {"name": tree, "files": len(sizes_of), "bytes": sum(sizes_of.values())},
+        "parts": {part: parts[part] for part in PARTS if part in parts},
     }
 
 
@@ -97,18 +98,19 @@ def main() -> None:
     if missing:
         sys.exit(f"the benchmark needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
     asked.work.mkdir(parents=True, exist_ok=True)
-    found = run(parts, asked.work.resolve(), asked.rounds, asked.tree)
-    if asked.keep or not asked.only:
-        earlier = json.loads(page.JSON.read_text()).get("parts", {}) if asked.only else {}
-        found["parts"] = {
-            part: done
-            for part in PARTS
-            if (done := found["parts"].get(part) or earlier.get(part)) is not None
-        }
-        page.write(found)
+    work = asked.work.resolve()
+    keep = asked.keep or not asked.only
+    kept = json.loads(page.JSON.read_text()).get("parts", {}) if keep else {}
+    found = {}
+    for part in parts:
+        found[part] = measure(part, work, asked.rounds, asked.tree)
+        if keep:  # after each part: a later one that fails costs only itself
+            kept[part] = found[part]
+            page.write(whole(kept, work, asked.tree))
+    if keep:
         plots.draw(page.JSON)
         say(f"written to {page.JSON} and {page.PAGE}")
-    print(report.render(found))
+    print(report.render(whole(found, work, asked.tree)))
 
 
 if __name__ == "__main__":

@@ -74,17 +74,16 @@ def _one_rank(stage: Stage, line: Line, namespace: str) -> dict[str, int]:
 
 
 def _second_generation(stage: Stage, line: Line, namespace: str) -> dict[str, int]:
-    """Of packs: manifests list every file again, and are counted on their own."""
     before = _stored(line, namespace)
-    uploaded = _push(stage, line, GROWN, namespace)
-    manifests = _stored(line, namespace) - before - uploaded
+    packs = _push(stage, line, GROWN, namespace)
+    uploaded = _stored(line, namespace) - before
     old = set(distinct_files(Path(stage.tree(EIGHT).path)))
     new = [
         content for content in distinct_files(Path(stage.tree(GROWN).path)) if content not in old
     ]
     return {
         UPLOADED: uploaded,
-        "and manifests": manifests,
+        "of that, manifests": uploaded - packs,
         NEW: _compressed(b"".join(new)),
     }
 
