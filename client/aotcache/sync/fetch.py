@@ -62,6 +62,8 @@ class Fetcher:
         batch is consumed. The first error ends the run and is raised."""
         for jobs in batches:
             self._prefixes.need(_needs(jobs))
+        packs = {job.pack for jobs in batches for job in jobs}
+        self._store.expect(pack_key(self._namespace, pack) for pack in packs)
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="aotcache-fetch") as pool:
             try:
                 before: list[Future[None]] = []

@@ -223,7 +223,10 @@ class _Publish:
             for state in session.parts
             if state.generation
         }
-        previous = dict(zip(newest, self.site.manifests([*newest.values()]), strict=True))
+        here = self.state.remembered(self.target)
+        known = {newest[part]: data for part, data in here.items() if part in newest}
+        manifests = self.site.manifests([*newest.values()], known)
+        previous = dict(zip(newest, manifests, strict=True))
         plans = [
             plan
             for state in session.parts

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from aotcache.core.trust import SigningKey, TrustPolicy
-from aotcache.errors import ManifestError
+from aotcache.errors import ManifestError, TrustError
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import manifest_key
 from aotcache.remote.index import Index
@@ -35,10 +37,25 @@ class Site:
     signer: SigningKey | None = None
     progress: Progress = field(default_factory=Progress)
 
-    def manifest(self, key: str) -> Manifest:
-        """Fetch a manifest and accept it under the policy. Raises TrustError, ManifestError (also
-        for a good manifest of something else than its key says), ObjectMissingError."""
-        found = self.policy.accept(self.store.get(key), key)
+    def manifest(self, key: str, known: bytes | None = None) -> Manifest:
+        """Fetch a manifest and accept it under the policy. known: its bytes, if this node has seen
+        it before; they are used if they are that. Raises TrustError, ManifestError (also for a good
+        manifest of something else than its key says), ObjectMissingError."""
+        if known is not None:
+            with suppress(TrustError, ManifestError):
+                return self._accept(key, known)
+        return self._accept(key, self.store.get(key))
+
+    def manifests(
+        self, keys: Sequence[str], known: Mapping[str, bytes] = MappingProxyType({})
+    ) -> list[Manifest]:
+        """Several at once. known: by key. Raises what `manifest` raises for the first that
+        fails."""
+        with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
+            return list(pool.map(lambda key: self.manifest(key, known.get(key)), keys))
+
+    def _accept(self, key: str, data: bytes) -> Manifest:
+        found = self.policy.accept(data, key)
         said = found.statement
         if manifest_key(said.tree, said.part, said.generation) != key:
             raise ManifestError(
@@ -46,8 +63,3 @@ class Site:
                 f"{said.generation}: nothing was done with it; find out who wrote it"
             )
         return found
-
-    def manifests(self, keys: Sequence[str]) -> list[Manifest]:
-        """Several at once. Raises what `manifest` raises for the first that fails."""
-        with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
-            return list(pool.map(self.manifest, keys))

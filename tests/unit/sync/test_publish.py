@@ -371,10 +371,21 @@ def test_no_generation_is_built_on_another_trees_manifest(here: Here, tmp_path: 
     planted = site.store.get(manifest_key(other.tree, "shared", 1))
     site.store.delete(key)
     site.store.put(key, planted)
-    add(tree.path, "inductor_cache/ab/cnew.py", b"# new")
+    # On another node, which has not seen the true one.
+    again = small_tree(tmp_path / "second")
+    add(again.path, "inductor_cache/ab/cnew.py", b"# new")
     with pytest.raises(ManifestError, match="holds the manifest of"):
-        publish_tree(site, tree)
+        publish_tree(site, again)
     assert len(_stored(here, "trees")) == 4
+
+
+def test_a_manifest_that_this_node_knows_is_not_fetched(here: Here, tmp_path: Path) -> None:
+    site = here.site()
+    tree = small_tree(tmp_path / "node")
+    own = publish_tree(site, tree)
+    for part in own.parts:
+        site.store.delete(manifest_key(own.tree, part.part, 1))
+    assert {part.status for part in publish_tree(site, tree).parts} == {ALREADY_STORED}
 
 
 def test_storage_that_fails_fails_the_publish(here: Here, tmp_path: Path) -> None:
