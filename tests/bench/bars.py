@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.lookups import LATENCY, LOOKUP, PAGE, POSTGRESQL, RATE, SQLITE
+from bench.lookups import FEW, LATENCY, LOOKUP, MANY, PAGE, POSTGRESQL, RATE, SQLITE, trees_of
 from bench.memory import PUBLISH, PULL
 from bench.peers import AWS, CP, RCLONE, S3FS, S5CMD, TAR, WALK
-from bench.servers import DIRECT, PRESIGNED, SERVICE
+from bench.servers import DIRECT, PRESIGNED, SERVICE, distance
 from bench.sizes import (
     ADDED,
     FULL,
@@ -25,14 +25,14 @@ from bench.sizes import (
     UNIQUE,
     UPLOADED,
 )
-from bench.speed import AGAIN, FIRST
+from bench.speed import AGAIN, FAR, FIRST, pull_of
 from bench.starts import COMPILE, FRESH, HOOKS, IMPORT, SECOND, THERE
 from bench.watching import CPU, WATCHES
+from bench.work import EIGHT, QWEN, TINY
 
 WAYS = (SERVICE, PRESIGNED, DIRECT)
-NEAR_PULL, FAR_PULL = "pull eight, loopback", "pull eight, 10 ms more"
+NEAR_PULL, FAR_PULL = pull_of(EIGHT, distance(0)), pull_of(EIGHT, distance(FAR))
 FASTER, AT_MOST, AT_LEAST = "faster", "at most", "at least"
-_MANY, _FEW = "1,000,000 trees", "1,000 trees"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,10 @@ def _bars() -> Iterator[Bar]:
     yield Bar(LATENCY, "p99", "", AT_MOST, 25)
     for database in (SQLITE, POSTGRESQL):
         for what in (LOOKUP, PAGE):
-            yield Bar(f"{what}, {database}", _MANY, _FEW, AT_MOST, 1.3)
+            yield Bar(f"{what}, {database}", trees_of(MANY), trees_of(FEW), AT_MOST, 1.3)
     for what in (PULL, PUBLISH):
         for way in WAYS:
-            for tree in ("qwen", "tiny", "eight"):
+            for tree in (QWEN, TINY, EIGHT):
                 yield Bar(what, f"{way}, {tree}", "", AT_MOST, 256)
     yield Bar(CPU, "aotcache watch", "", AT_MOST, 1)
     yield Bar(WATCHES, "aotcache watch", "", AT_MOST, 1000)

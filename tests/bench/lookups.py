@@ -68,12 +68,12 @@ def many_trees(stage: Stage) -> Found:
     for database in (SQLITE, POSTGRESQL):
         for what, by_trees in _with_database(stage, database).items():
             numbers[f"{what}, {database}"] = {
-                _trees(count): statistics.median(found) for count, found in by_trees.items()
+                trees_of(count): statistics.median(found) for count, found in by_trees.items()
             }
     return Found(numbers=numbers)
 
 
-def _trees(count: int) -> str:
+def trees_of(count: int) -> str:
     return f"{count:,} trees"
 
 

@@ -36,10 +36,13 @@ class Line:
         return f"{self.bucket}/{name}"
 
 
+def distance(milliseconds: int) -> str:
+    return f"{milliseconds} ms more" if milliseconds else "loopback"
+
+
 def open_line(running_: ExitStack, home: Path, s3: S3Server, milliseconds: int) -> Line:
     """Services of their own, on empty storage. With a round trip the S3 server is far from the
     service's nodes, and near the service."""
-    name = f"{milliseconds} ms more" if milliseconds else "loopback"
     folder = home / f"line-{milliseconds}"
     folder.mkdir()
 
@@ -64,7 +67,7 @@ def open_line(running_: ExitStack, home: Path, s3: S3Server, milliseconds: int) 
     )
     service, stored = seen(embedded.url), seen(on_s3.url)
     return Line(
-        name=name,
+        name=distance(milliseconds),
         env=node_env(home, far),
         options={
             SERVICE: ("--url", service),

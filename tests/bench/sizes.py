@@ -11,6 +11,7 @@ from bench import ours
 from bench.servers import SERVICE, Line
 from bench.stage import Found, Stage, say
 from bench.timing import timed
+from bench.vllm_trees import lacking
 from bench.work import EIGHT, GROWN, NEIGHBOUR, VLLM, distinct_files, files_below
 
 STORED, TAR_BYTES = "aotcache, packs and manifests", "tar and zstd -3"
@@ -37,6 +38,8 @@ def sizes(stage: Stage) -> Found:
 
 def neighbour(stage: Stage) -> Found:
     """What a neighbour adds to what is stored, against what it takes where nothing is."""
+    if lacks := lacking():
+        return Found(left_out=lacks)
     line = stage.line()
     say("neighbour")
     _push(stage, line, NEIGHBOUR, "neighbour-alone")

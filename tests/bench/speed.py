@@ -14,7 +14,8 @@ from bench.peers import AWS, CP, S5CMD, SCANDIR, TAR, WALK, Peer, peers
 from bench.servers import Line
 from bench.stage import Found, Stage, same, say
 from bench.timing import Contestant, Sample, alternate, timed
-from bench.work import QWEN, TINY, files_below
+from bench.vllm_trees import lacking
+from bench.work import QWEN, TINY, TWO, VLLM, files_below
 
 FAR = 10  # milliseconds of added round trip
 
@@ -30,11 +31,16 @@ def pull_far(stage: Stage) -> Found:
 
 def pull_others(stage: Stage) -> Found:
     """Trees of other shapes, against one object: a request a file is hopeless with 50,000."""
-    found = Found()
+    found = Found(left_out=lacking())
     quick = [peer for peer in peers() if peer.name == TAR]
-    for name in (QWEN, TINY):
+    for name in (QWEN, TINY) if found.left_out else (QWEN, TINY, VLLM, TWO):
         found.runs |= _pull(stage, 0, name, quick).runs
     return found
+
+
+def pull_of(name: str, distance: str) -> str:
+    """What the report calls a pull of this tree."""
+    return f"pull {name}, {distance}"
 
 
 def taking_part() -> Iterator[Peer]:
@@ -46,7 +52,7 @@ def _pull(stage: Stage, milliseconds: int, name: str, others: Sequence[Peer]) ->
     tree = stage.tree(name)
     path = Path(tree.path)
     files = set(files_below(path))
-    what = f"pull {name}, {line.name}"
+    what = pull_of(name, line.name)
     say(f"{what}: storing it in every way")
     _store(stage, line, name, others)
     targets = stage.folder(f"targets {what}")

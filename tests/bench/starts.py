@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.stage import Found, Stage, same, say
 from bench.timing import Sample
-from bench.vllm_trees import LIMIT
+from bench.vllm_trees import LIMIT, lacking
 from support.site import Service, run
 from support.vllm import VENV, Started, start
 from support.vllm_site import cold_start, plugin_env
@@ -37,8 +37,8 @@ print(time.perf_counter() - begin)
 
 
 def starts(stage: Stage) -> Found:
-    if not VENV.exists():
-        return Found(left_out={"vLLM": f"{VENV} is missing: make env-vllm"})
+    if lacks := lacking():
+        return Found(left_out=lacks)
     home = stage.folder("vllm")
     with run(home / "service") as service:
         say("vLLM compiles")
@@ -100,13 +100,12 @@ def _check(started: Started) -> None:
 
 def idle(stage: Stage) -> Found:
     """What the plugin adds to every process of vLLM: its import, where vLLM is imported."""
-    python = VENV / "bin" / "python"
-    if not python.exists():
-        return Found(left_out={"vLLM": f"{VENV} is missing: make env-vllm"})
+    if lacks := lacking():
+        return Found(left_out=lacks)
     env = {**stage.line().env, "AOTCACHE_URL": "http://127.0.0.1:1"}
     took = []
     for _ in range(stage.rounds + 1):
-        words = [str(python), "-c", _IMPORT]
+        words = [str(VENV / "bin" / "python"), "-c", _IMPORT]
         done = subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE, text=True)
         took.append(1000 * float(done.stdout.split()[-1]))
     return Found(numbers={IMPORT: {"aotcache": _median(took[1:])}})
