@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
-from filelock import FileLock
 
-from aotcache.errors import FormatError, LocalError, RemoteError, UnavailableError
+from aotcache.errors import FormatError, RemoteError, UnavailableError
+from aotcache.local.locks import alone
 from aotcache.local.state import STATE_DIRECTORY, TreeState, read_folder, write_whole
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.v1.outcomes import Outcome
@@ -42,7 +42,7 @@ def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
     base = os.path.join(folder, STATE_DIRECTORY, "outcomes")
     told = 0
     # All ranks of a node end their start at once: each outcome is told by one of them.
-    with _alone(base + ".lock"):
+    with alone(base + ".lock"):
         for name, data in read_folder(base, ".json").items():
             try:
                 tell(decode_json(data, Outcome))
@@ -54,16 +54,3 @@ def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(base, name + ".json"))
     return told
-
-
-@contextmanager
-def _alone(path: str) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise LocalError(f"cannot lock {path}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

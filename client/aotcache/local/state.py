@@ -29,13 +29,12 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape, iglob
 
-from filelock import FileLock, Timeout
-
 from aotcache.errors import LocalError
+from aotcache.local.locks import alone
 from aotcache.protocol.names import check_part
 
 logger = logging.getLogger(__name__)
@@ -136,30 +135,22 @@ class TreeState:
         make_directories(os.path.dirname(path))
         # Again: somebody else may have made it since the first look.
         check_ours(os.path.dirname(os.path.dirname(path)))
-        lock = FileLock(path)
-        try:
-            self._acquire(lock, timeout, waiting)
-        except Timeout as error:
-            raise LocalError(
-                f"another process has been at {self.tree_path} for {timeout:.0f} s: "
-                "wait for it, or stop it"
-            ) from error
-        except OSError as error:
-            raise LocalError(
-                f"cannot lock {path}: {error.strerror}; run this as the user whose cache it is"
-            ) from error
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(
+                    alone(
+                        path,
+                        timeout,
+                        lambda: waiting(f"waiting for another process that is at {self.tree_path}"),
+                    )
+                )
+            except TimeoutError as error:
+                raise LocalError(
+                    f"another process has been at {self.tree_path} for {timeout:.0f} s: "
+                    "wait for it, or stop it"
+                ) from error
             self._sweep()
             yield
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: FileLock, timeout: float, waiting: Callable[[str], None]) -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting(f"waiting for another process that is at {self.tree_path}")
-            lock.acquire(timeout=timeout)
 
     def _sweep(self) -> None:
         """Remove what killed writers of this tree left. They held the lock, as its writers do;

@@ -188,3 +188,13 @@ def test_openssl_makes_keys_too(tmp_path: Path) -> None:
     key = load_signing_key(path.read_bytes(), str(path))
     (trusted,) = parse_trusted_keys(key.public_line(), "keys")
     assert trusted.id == key.id
+
+
+def test_our_own_form_of_a_key_is_read_whatever_its_lines_end_with() -> None:
+    ours = generate_key()
+    assert load_signing_key(ours.pem(), "key").id == ours.id
+    with_windows_lines = ours.pem().replace(b"\n", b"\r\n")
+    assert load_signing_key(with_windows_lines, "key").id == ours.id
+    cut = ours.pem().replace(b"MC4", b"MC5")
+    with pytest.raises(UsageError):
+        load_signing_key(cut, "key")
