@@ -26,8 +26,8 @@ from .gather import Gather
 UPLOADS = 8
 # Threads that may wait for object storage. Lookups have others: they answer while it hangs.
 STORAGE_THREADS = 32
-# Threads that look up, each for all that wait: more get in each other's way (four took a fifth more
-# CPU a lookup), and with one alone a connection that hangs would hold up everybody.
+# Threads that look up, each for all that wait: more get in each other's way, and with one alone a
+# connection that hangs would hold up everybody.
 LOOKUP_THREADS = 2
 
 P = ParamSpec("P")
