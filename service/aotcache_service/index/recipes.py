@@ -92,7 +92,7 @@ def _linked(namespace: str) -> ColumnElement[bool]:
         TreeRow.layout == recipe_trees.c.layout,
         TreeRow.hash == recipe_trees.c.hash,
         # As an expression no index serves it. SQLite, which has no statistics, would else read all
-        # trees of the namespace and look for a link to each: over a second where there are a million.
+        # trees of the namespace and look for a link to each: over a second among a million.
         TreeRow.namespace.concat("") == namespace,
         TreeRow.hidden.is_(False),
     )
