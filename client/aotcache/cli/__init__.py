@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 MISS = 3
 
 _COMMANDS = {
-    "push": ("aotcache.cli.move:push", "Publish trees of this machine."),
+    "push": ("aotcache.cli.push:push", "Publish trees of this machine."),
     "watch": ("aotcache.cli.watch:watch", "Publish trees as they become complete."),
-    "pull": ("aotcache.cli.move:pull", "Put a stored tree on this machine."),
+    "pull": ("aotcache.cli.pull:pull", "Put a stored tree on this machine."),
     "exec": ("aotcache.cli.run:run", "Run a torch.compile program with its cache."),
     "lookup": ("aotcache.cli.query:lookup", "Say whether a tree is stored for this platform."),
     "ls": ("aotcache.cli.query:ls", "List stored trees."),

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from aotcache.cli import options
-from aotcache.cli.move import said
+from aotcache.cli.pull import said
 from aotcache.core.trust import SIGNED
 from aotcache.engines import torch as engine
 from aotcache.errors import InvalidNameError, UsageError

@@ -8,7 +8,7 @@ from typing import Any
 
 from aotcache import settings
 from aotcache.cli import options
-from aotcache.cli.move import said
+from aotcache.cli.pull import said
 from aotcache.core.trust import SIGNED
 from aotcache.engines import torch
 from aotcache.engines.vllm.command import recipe_of_command

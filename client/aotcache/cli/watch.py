@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from aotcache.cli import options
-from aotcache.cli.move import said_published
+from aotcache.cli.push import said_published
 from aotcache.probe.trees import find_trees
 from aotcache.sync.publish import Published
 from aotcache.sync.settle import QUIET

@@ -1,0 +1,133 @@
+"""`pull`: stored trees onto this machine."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from aotcache.cli import MISS, options, output
+from aotcache.errors import ObjectMissingError, PackError, UsageError
+from aotcache.protocol.v1.lookup import Lookup, Miss
+from aotcache.protocol.v1.recipes import RecipeLookup
+from aotcache.sync.pull import Pulled
+from aotcache.sync.together import pull_recipe, pull_together
+
+
+@click.command()
+@click.argument("hash", required=False)
+@click.option(
+    "--recipe-of",
+    metavar="COMMAND",
+    help="Instead of HASH: all trees that starts of this command used, as `vllm serve MODEL "
+    "--tensor-parallel-size 2`, in one word.",
+)
+@options.layout
+@options.cache_root
+@options.platform
+@click.option("--part", "parts", multiple=True, help="Only this part (again for more).")
+@click.option(
+    "--wait",
+    default=-1.0,
+    help="Seconds to wait for another process that is at the same tree.  [default: until it ends]",
+)
+@options.as_json
+@options.transfer
+def pull(
+    hash: str | None,
+    recipe_of: str | None,
+    layout: str | None,
+    cache_root: str,
+    platform_from: str | None,
+    parts: tuple[str, ...],
+    wait: float,
+    as_json: bool,
+    namespace: str,
+    **site: Any,
+) -> None:
+    """Put the stored tree HASH under the cache root, all its parts or those named.
+
+    Files that are there already are kept. Exits with 3 if nothing is stored for this platform.
+    """
+    if (hash is None) == (recipe_of is None):
+        raise UsageError("say what: `aotcache pull HASH`, or --recipe-of 'vllm serve …'")
+    asked: Lookup | RecipeLookup
+    if hash is not None:
+        layout = options.layout_of(hash, layout)
+        asked = Lookup(
+            layout=layout,
+            hash=hash,
+            platform=options.this_platform(platform_from),
+            namespace=namespace,
+            parts=parts,
+        )
+    else:
+        if parts:
+            raise UsageError("--part goes with HASH; a recipe's trees are pulled whole")
+        asked = _recipe(recipe_of or "", platform_from, namespace)
+    results: list[Pulled | Miss] = []
+    try:
+        with output.progress(as_json) as progress:
+            place = replace(options.site_at(**site), progress=progress)
+            if isinstance(asked, Lookup):
+                results += pull_together(place, asked, cache_root, lock_timeout=wait)
+            else:
+                for result in pull_recipe(place, asked, cache_root, lock_timeout=wait):
+                    results.append(result)  # what came before an error is there
+    except (PackError, ObjectMissingError) as error:
+        name = f"{namespace}/{layout}/{hash}" if hash else f"a tree that {recipe_of!r} used"
+        raise type(error)(
+            f"{name} is damaged in storage: {error}. Nothing of it was installed; `aotcache "
+            f"rm {hash or 'HASH'}`, and publish it again where it was compiled"
+        ) from error
+    finally:
+        _print_results(results, one=hash is not None, as_json=as_json)
+    if isinstance(results[-1], Miss):
+        raise SystemExit(MISS)
+
+
+def _recipe(command: str, platform_from: str | None, namespace: str) -> RecipeLookup:
+    from aotcache.engines.vllm.command import recipe_of_command
+
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--recipe-of {command!r}: {error}") from error
+    return RecipeLookup(
+        recipe=recipe_of_command(words),
+        platform=options.this_platform(platform_from),
+        namespace=namespace,
+    )
+
+
+def _print_results(results: list[Pulled | Miss], *, one: bool, as_json: bool) -> None:
+    if as_json and results:
+        # Of one hash its own result; the tree that has to be beside it is in the lines.
+        output.print_json(results[-1] if one else results)
+        return
+    for result in results:
+        if isinstance(result, Miss):
+            click.echo(f"miss ({result.reason}): {result.message}", err=True)
+        else:
+            click.echo(said(result))
+
+
+def said(result: Pulled) -> str:
+    signers = sorted({signer for part in result.parts for signer in part.signers})
+    trust = "unsigned parts accepted" if result.unsigned else f"signed by {', '.join(signers)}"
+    missing = f"; not stored yet: {', '.join(result.missing)}" if result.missing else ""
+    files = sum(part.files for part in result.parts)
+    done = (
+        f"{result.installed} of {files} files installed in {result.path}, "
+        f"{output.size(result.moved_bytes)} moved for {output.size(result.written_bytes)}"
+        if result.installed
+        else f"all {files} files are there already, in {result.path}"
+    )
+    if result.kept:
+        done += f", {result.kept} that are not the stored ones were kept"
+    return (
+        f"{result.tree}: {', '.join(part.part for part in result.parts)}: {done}, "
+        f"{result.seconds:.1f} s, {trust}{missing}"
+    )
