@@ -21,6 +21,7 @@ from support.trees import H100, RECIPE, contents, make_ranks
 
 COMMANDS = [
     *("serve", "reindex", "watch", "push", "pull", "lookup", "ls", "show", "rm", "exec", "key"),
+    "bench",
 ]
 
 

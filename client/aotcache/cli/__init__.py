@@ -29,6 +29,7 @@ _COMMANDS = {
     "ls": ("aotcache.cli.query:ls", "List stored trees."),
     "show": ("aotcache.cli.query:show", "Show all that is known of a stored hash."),
     "rm": ("aotcache.cli.query:rm", "Delete stored trees."),
+    "bench": ("aotcache.cli.bench:bench", "Time publish and pull of a tree of yours."),
     "key": ("aotcache.cli.keys:key", "Signing keys and trusted keys."),
     "doctor": ("aotcache.cli.doctor:doctor", "Say what is set up here, and what to do."),
 }

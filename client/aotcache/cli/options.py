@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -107,6 +107,16 @@ platform = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
+_VARIABLES = {
+    "url": settings.URL,
+    "token": settings.TOKEN,
+    "namespace": settings.NAMESPACE,
+    "storage_url": settings.STORAGE_URL,
+    "transfer": settings.TRANSFER,
+    "trust": settings.TRUST,
+    "trusted_keys": settings.TRUSTED_KEYS,
+    "signing_key": settings.SIGNING_KEY,
+}
 _HEX = set("0123456789abcdef")
 
 
@@ -155,6 +165,12 @@ def this_platform(platform_from: str | None) -> Platform:
     found = platform_of(platform_from or "detect")
     assert found is not None
     return found
+
+
+def variables_of(site: Mapping[str, Any]) -> dict[str, str]:
+    """These options of `transfer` as a child process reads them: our own, or vLLM with the
+    plugin."""
+    return {variable: str(site[name]) for name, variable in _VARIABLES.items() if site.get(name)}
 
 
 def index_at(url: str, token: str | None) -> Index:

@@ -64,7 +64,7 @@ def push(
     """
     if (hash is None) == (not everything):
         raise UsageError("say which tree: `aotcache push HASH`, or --all")
-    trees = _choose(cache_root, hash, layout)
+    trees = choose(cache_root, hash, layout)
     platform = options.platform_of(platform_from)
     published: list[Published] = []
     failed: dict[str, str] = {}
@@ -104,7 +104,9 @@ def push(
         raise SystemExit(1)
 
 
-def _choose(cache_root: str, start: str | None, layout: str | None) -> list[FoundTree]:
+def choose(cache_root: str, start: str | None, layout: str | None) -> list[FoundTree]:
+    """The tree whose hash begins so, or all there are. Raises UsageError where there is none, or
+    more than one."""
     trees = [tree for tree in find_trees(cache_root) if layout in (None, tree.layout)]
     if start is not None:
         exact = [tree for tree in trees if tree.hash == start]

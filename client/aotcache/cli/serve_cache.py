@@ -20,18 +20,6 @@ from aotcache.sync.together import pull_recipe
 
 logger = logging.getLogger("aotcache")
 
-# What the plugin reads, by the option that `exec` was given.
-_VARIABLES = {
-    "url": settings.URL,
-    "token": settings.TOKEN,
-    "namespace": settings.NAMESPACE,
-    "storage_url": settings.STORAGE_URL,
-    "transfer": settings.TRANSFER,
-    "trust": settings.TRUST,
-    "trusted_keys": settings.TRUSTED_KEYS,
-    "signing_key": settings.SIGNING_KEY,
-}
-
 
 class ServeCache:
     """`fetch` brings what starts of the same words have used, as an init container would; in the
@@ -57,11 +45,7 @@ class ServeCache:
         self._publishes = publishes
 
     def environment(self, base: dict[str, str]) -> dict[str, str]:
-        given = {
-            variable: str(self._options[name])
-            for name, variable in _VARIABLES.items()
-            if self._options.get(name)
-        }
+        given = options.variables_of(self._options)
         environment = {**base, **given, settings.CACHE_ROOT: self._cache_root}
         if not self._publishes:
             environment.pop(settings.PUBLISH, None)
