@@ -111,6 +111,7 @@ def _sqlite(work: Path, data: Path, trees: int) -> None:
         half.unlink(missing_ok=True)
         _fill(f"sqlite:///{half}", trees)
         half.rename(made)
+        Path(f"{half}.lock").unlink(missing_ok=True)
     shutil.copy(made, data / "index.sqlite3")
 
 

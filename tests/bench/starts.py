@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from bench.stage import Found, Stage, same, say
 from bench.timing import Sample
@@ -21,7 +22,9 @@ from support.vllm import VENV, Started, start
 from support.vllm_site import cold_start, plugin_env
 
 COMPILE = "seconds of compile as vLLM reports it, and of our hooks"
-HOOKS = "milliseconds of our hooks, the tree already there"
+HOOKS = "milliseconds that our hooks add, the tree already there"
+STEPS = "milliseconds of our hooks, by step"
+PARTS = "seconds of these starts"
 IMPORT = "milliseconds of the plugin's import in a vLLM process"
 FRESH, SECOND, THERE = "fresh node, aotcache", "second start, same disk", "the same with aotcache"
 _ROUNDS = 3
@@ -52,29 +55,41 @@ def starts(stage: Stage) -> Found:
     return Found(
         runs={
             COMPILE: {
-                who: [Sample(one.compile_seconds + one.hook_seconds, 0.0) for one in started]
-                for who, started in timed.items()
+                who: [Sample(one.seconds, 0.0) for one in started] for who, started in timed.items()
             }
         },
         numbers={
-            HOOKS: {THERE: _median([1000 * one.hook_seconds for one in timed[THERE]])},
-            "of these starts, seconds": {
-                f"{who}, {what}": _median([getattr(one, name) for one in started])
+            HOOKS: {THERE: median(1000 * one.own for one in timed[THERE])},
+            STEPS: {
+                f"{who}, {step}": median(1000 * one.hooks[step] for one in timed[who])
+                for who in (FRESH, THERE)
+                for step in timed[who][0].hooks
+            },
+            PARTS: {
+                f"{who}, {what}": median(getattr(one, name) for one in started)
                 for who, started in timed.items()
-                for what, name in _PARTS
+                for what, name in (("compile", "compile_seconds"), ("engine init", "init_seconds"))
             },
         },
     )
 
 
-_PARTS = (("compile", "compile_seconds"), ("hooks", "hook_seconds"), ("engine init", "init"))
-
-
 @dataclass(frozen=True, slots=True)
 class _Start:
+    """hooks: seconds by step, of the rank in which they are the most."""
+
     compile_seconds: float
-    hook_seconds: float
-    init: float
+    init_seconds: float
+    hooks: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return self.compile_seconds + sum(self.hooks.values())
+
+    @property
+    def own(self) -> float:
+        """Without what torch would otherwise ask itself, in the load."""
+        return sum(spent for step, spent in self.hooks.items() if step != "prepared")
 
 
 def _start(home: Path, root: Path, inspected: Path, service: Service | None) -> _Start:
@@ -88,8 +103,9 @@ def _start(home: Path, root: Path, inspected: Path, service: Service | None) -> 
     old_models = None if root == inspected else inspected
     started = start(root, env={**env, **more}, inspected=old_models, limit_seconds=LIMIT)
     _check(started)
-    spent = [sum(json.loads(path.read_text()).values()) for path in reports.glob("*.json")]
-    return _Start(max(started.compile_seconds), max(spent, default=0.0), started.init_seconds or 0)
+    hooks = [json.loads(path.read_text()) for path in reports.glob("*.json")]
+    most: dict[str, float] = max(hooks, key=lambda spent: sum(spent.values()), default={})
+    return _Start(max(started.compile_seconds), started.init_seconds or 0.0, most)
 
 
 def _check(started: Started) -> None:
@@ -108,8 +124,4 @@ def idle(stage: Stage) -> Found:
         words = [str(VENV / "bin" / "python"), "-c", _IMPORT]
         done = subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE, text=True)
         took.append(1000 * float(done.stdout.split()[-1]))
-    return Found(numbers={IMPORT: {"aotcache": _median(took[1:])}})
-
-
-def _median(numbers: list[float]) -> float:
-    return sorted(numbers)[len(numbers) // 2]
+    return Found(numbers={IMPORT: {"aotcache": median(took[1:])}})
