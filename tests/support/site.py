@@ -27,7 +27,8 @@ from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.remote.index import Index
 from aotcache.storage import http_store, open_store
 from aotcache.sync.identity import identify
-from aotcache.sync.publish import Published, publish
+from aotcache.sync.publish import publish
+from aotcache.sync.published import Published
 from aotcache.sync.pull import Pulled, pull
 from aotcache.sync.settle import TreeLooks
 from aotcache.sync.site import Site

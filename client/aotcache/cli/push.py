@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,9 +16,11 @@ from aotcache.errors import (
     UsageError,
 )
 from aotcache.probe.trees import FoundTree, find_trees
-from aotcache.sync.identity import identify
-from aotcache.sync.publish import Published, publish
-from aotcache.sync.settle import TreeLooks
+from aotcache.sync.published import Published
+from aotcache.sync.unchanged import see, still_stored
+
+if TYPE_CHECKING:
+    from aotcache.sync.settle import TreeLooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,13 @@ def push(
         place = replace(options.site_at(**site), progress=progress)
         for tree in trees:
             try:
+                same = still_stored(place, namespace, tree, platform)
+                if same is not None:
+                    published.append(same)
+                    continue
+                # What follows is imported for a tree that has changed.
+                from aotcache.sync.settle import TreeLooks
+
                 looks = TreeLooks(tree)
                 looks.wait(wait)
                 empty = not looks.complete and not looks.waiting
@@ -136,6 +145,8 @@ def _push(
     failed: dict[str, str],
 ) -> Published:
     from aotcache.local.records import read_records
+    from aotcache.sync.identity import identify
+    from aotcache.sync.publish import publish
 
     tree, scan = looks.tree, looks.scan
     assert scan is not None
@@ -145,7 +156,10 @@ def _push(
         why = "; ".join(f"{name}: {state.value}" for name, state in sorted(looks.states.items()))
         raise LocalError(f"{tree.path} holds nothing that is complete ({why or 'no files'})")
     identity = identify(tree, scan, read_records(tree.path), platform)
-    return publish(site, namespace, tree, scan, identity, looks.complete)
+    result = publish(site, namespace, tree, scan, identity, looks.complete)
+    if not looks.waiting and not result.left_out:
+        see(site, namespace, scan, (platform, identity.platform), result)
+    return result
 
 
 def said_published(result: Published) -> str:

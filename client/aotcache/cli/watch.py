@@ -13,7 +13,7 @@ import msgspec
 from aotcache.cli import options
 from aotcache.cli.push import said_published
 from aotcache.probe.trees import find_trees
-from aotcache.sync.publish import Published
+from aotcache.sync.published import Published
 from aotcache.sync.settle import QUIET
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ into the tree stays on one file system.
                                                or published to a target
     .aotcache/journal/{tree}.json              packs an interrupted publish has put already
     .aotcache/memo/{tree}.json                 digests of files that have not changed since
+    .aotcache/seen/{tree}.json                 the directories of a tree that was stored whole
     .aotcache/pulled/{tree}/{part}.json        what the last pull put there, and what came of it
     .aotcache/loading/{tree}/                  marks of engines that are loading a pulled part
     .aotcache/poison/{tree}.json               what made an engine of this node crash
@@ -78,6 +79,10 @@ class TreeState:
     @property
     def memo(self) -> str:
         return self._path("memo", ".json")
+
+    @property
+    def seen(self) -> str:
+        return self._path("seen", ".json")
 
     @property
     def pulled(self) -> str:

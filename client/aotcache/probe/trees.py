@@ -77,6 +77,7 @@ class LeftOut:
 class TreeScan:
     """One walk over a tree. files are sorted by path.
 
+    directories: each with its time of modification, in ns, from before it was read.
     left_out: what someone may have expected to travel; to be named in the log.
     transient: locks and leftovers of interrupted writes, counted only: every tree has them.
     """
@@ -84,6 +85,7 @@ class TreeScan:
     layout: str
     path: str
     files: tuple[ScannedFile, ...]
+    directories: tuple[tuple[str, int], ...]
     left_out: tuple[LeftOut, ...]
     transient: int
 
@@ -129,12 +131,14 @@ def scan_tree(layout: str, path: str) -> TreeScan:
     is gone or cannot be read; below it, what cannot be read is named in `left_out`.
     """
     files: list[ScannedFile] = []
+    directories: list[tuple[str, int]] = []
     left_out: list[LeftOut] = []
     transient = 0
     todo = [""]
     while todo:
         parent = todo.pop()
         try:
+            directories.append((parent, os.stat(os.path.join(path, parent)).st_mtime_ns))
             with os.scandir(os.path.join(path, parent)) as entries:
                 listed = list(entries)
         except OSError as error:
@@ -169,6 +173,7 @@ def scan_tree(layout: str, path: str) -> TreeScan:
         layout=layout,
         path=path,
         files=tuple(files),
+        directories=tuple(directories),
         left_out=tuple(left_out),
         transient=transient,
     )

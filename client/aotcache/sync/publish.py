@@ -12,7 +12,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from aotcache.core.places import Places
 from aotcache.core.trust import SIGNED
@@ -26,7 +25,7 @@ from aotcache.errors import (
 )
 from aotcache.local.journal import Journal, drop_journal, read_journal
 from aotcache.local.state import TreeState, target_of
-from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile, TreeScan
+from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.v1.publish import OpenSession, PartState
@@ -35,6 +34,7 @@ from aotcache.sync.describe import describe
 from aotcache.sync.identity import Identity
 from aotcache.sync.neighbours import Neighbours
 from aotcache.sync.plan import PartPlan, plan_part
+from aotcache.sync.published import ALREADY_STORED, PUBLISHED, Published, PublishedPart
 from aotcache.sync.session import PublishSession
 from aotcache.sync.site import Site
 from aotcache.sync.upload import Uploader
@@ -48,32 +48,6 @@ _TRIES: dict[type[AotcacheError], tuple[int, str]] = {
     CondemnedError: (3, "the service refuses packs that were put just now"),
     ObjectMissingError: (2, "is this node's --storage-url the service's own storage?"),
 }
-PUBLISHED = "published"
-ALREADY_STORED = "already stored"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedPart:
-    """status: `published`, or `already stored`. new_files: that this generation adds."""
-
-    part: str
-    generation: int
-    files: int
-    new_files: int
-    status: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """What a publish did. left_out: each file that is not stored, and why."""
-
-    tree: TreeKey
-    path: str
-    parts: tuple[PublishedPart, ...]
-    left_out: tuple[LeftOut, ...]
-    raw_bytes: int
-    uploaded_bytes: int
-    seconds: float
 
 
 def publish(

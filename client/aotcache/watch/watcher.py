@@ -20,7 +20,8 @@ from aotcache.protocol.names import SHARED, part_directory
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.record import EngineRecord
 from aotcache.sync.identity import identify, keyed_platform, platform_of
-from aotcache.sync.publish import Published, publish
+from aotcache.sync.publish import publish
+from aotcache.sync.published import Published
 from aotcache.sync.settle import QUIET, TreeLooks
 from aotcache.sync.site import Site
 from aotcache.watch.events import Events, on_network

@@ -23,7 +23,7 @@ from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 from aotcache.remote.index import Index
 from aotcache.storage import http_store
 from aotcache.sync import announce
-from aotcache.sync.publish import PUBLISHED, Published
+from aotcache.sync.published import PUBLISHED, Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree

@@ -7,7 +7,7 @@ from pathlib import Path
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.manifest import decode_manifest
 from aotcache.protocol.names import manifest_key
-from aotcache.sync.publish import ALREADY_STORED
+from aotcache.sync.published import ALREADY_STORED
 from support.site import publish_tree
 from support.small import Here, add, small_tree
 

@@ -28,7 +28,8 @@ from aotcache.remote.index import Index
 from aotcache.storage.files import FileStore
 from aotcache.sync.describe import describe
 from aotcache.sync.identity import identify
-from aotcache.sync.publish import ALREADY_STORED, PUBLISHED, Published, publish
+from aotcache.sync.publish import publish
+from aotcache.sync.published import ALREADY_STORED, PUBLISHED, Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree

@@ -23,7 +23,7 @@ from aotcache.probe.trees import FoundTree
 from aotcache.protocol.names import manifest_key
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.remote.index import Index
-from aotcache.sync.publish import Published
+from aotcache.sync.published import Published
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree

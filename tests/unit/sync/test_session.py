@@ -19,7 +19,7 @@ from aotcache.errors import (
 from aotcache.protocol.names import manifest_key, new_publish_id
 from aotcache.protocol.v1.publish import OpenSession, Session
 from aotcache.storage import open_store
-from aotcache.sync.publish import PUBLISHED
+from aotcache.sync.published import PUBLISHED
 from aotcache.sync.session import PublishSession
 from aotcache_service.settings import ServiceSettings
 from support.service import run_service

@@ -23,7 +23,7 @@ from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import VLLM_JIT
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.remote.index import Index
-from aotcache.sync.publish import Published
+from aotcache.sync.published import Published
 from aotcache.sync.pull import Pulled, pull
 from aotcache.watch import watcher as module
 from aotcache.watch.watcher import Watcher, directory_times
