@@ -136,8 +136,12 @@ class Start:
             module.why, module.failed = "it made the engine crash at its last start", True
             self._warn(f"{module.tree_path} is not loaded: {module.why}; move it away")
             return True
-        # Where it is there, what is still fetched is not for it: only hear what has come.
-        self._fetching.collect(_GRACE if disk.is_there(path) else math.inf)
+        there = disk.is_there(path)
+        note = disk.note_of(module.tree_path, self._facts.part)
+        # Where it is there, what is still fetched is not for it: only hear what has come, and for
+        # what was pulled just now how that went.
+        grace = _GRACE if note is not None and not note.outcome else 0.0
+        self._fetching.collect(grace if there else math.inf)
         if not disk.is_there(path):
             self._fetching.ask(self._facts, hash=module.hash)
             self._fetching.collect()

@@ -11,7 +11,7 @@ from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.start import Start
 from aotcache.local.outcomes import tell_outcomes
-from aotcache.local.pulled import Note
+from aotcache.local.pulled import Note, write_note
 from aotcache.probe.platform import Detected
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
@@ -29,6 +29,19 @@ def _module(tag: str = "backbone", **about: object) -> Module:
 
 def _path(root: Path) -> str:
     return f"{tree_path(str(root), VLLM_AOT, HASH)}/rank_0_0/model"
+
+
+def _note(outcome: str = "") -> Note:
+    return Note(
+        namespace="default",
+        layout=VLLM_AOT,
+        hash=HASH,
+        platform=H100.id,
+        part=PART,
+        generation=1,
+        content="c" * 32,
+        outcome=outcome,
+    )
 
 
 def test_an_error_is_no_miss(tmp_path: Path) -> None:
@@ -71,15 +84,7 @@ def test_without_time_it_is_not_asked_and_that_is_why(start: Start, tmp_path: Pa
 def test_a_refusal_is_told_where_the_log_level_hides_its_reason(
     start: Start, tmp_path: Path, there: bool
 ) -> None:
-    note = Note(
-        namespace="default",
-        layout=VLLM_AOT,
-        hash=HASH,
-        platform=H100.id,
-        part=PART,
-        generation=1,
-        content="c" * 32,
-    )
+    note = _note()
     path = Path(_path(tmp_path))
     if there:
         add(path.parents[1], "rank_0_0/model", b"refused")
@@ -95,3 +100,21 @@ def test_a_refusal_is_told_where_the_log_level_hides_its_reason(
         [("load_failed", "its log level hides why")] if there else []
     )
     assert not start.over
+
+
+@pytest.mark.parametrize("outcome", [None, "", "loaded"])
+def test_what_is_there_is_waited_for_only_if_it_was_pulled_just_now(
+    start: Start, tmp_path: Path, outcome: str | None
+) -> None:
+    asked: list[float] = []
+    waiting = SimpleNamespace(unanswered=1, answer=asked.append, kill=asked.clear)
+    start._fetching._companion = waiting  # type: ignore[assignment]
+    path = Path(_path(tmp_path))
+    add(path.parents[1], "rank_0_0/model", b"there")
+    if outcome is not None:
+        write_note(str(path.parents[1]), _note(outcome))
+    module = _module()
+    start._modules.append(module)
+    assert not start.before_load(module.model, str(path))
+    assert asked == [0.2 if outcome == "" else 0.0]
+    start._left()
