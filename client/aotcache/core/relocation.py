@@ -30,7 +30,7 @@ MAX_RELOCATED = 16 << 20
 
 def kind_of(path: str) -> str:
     """How the file at this path inside a tree is relocated: a `FileEntry.relocate`."""
-    name = basename(path)
+    name = path[path.rfind("/") + 1 :]
     if name.startswith("__grp__") and name.endswith(".json"):
         return BY_DIRECTORY
     return BY_TREE if name == "vllm_compile_cache.py" else NOT_RELOCATED
