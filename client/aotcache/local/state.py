@@ -209,15 +209,8 @@ def make_directories(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file: with fewer steps than a file object takes, as there are thousands."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        pieces = [os.read(fd, os.fstat(fd).st_size + 1)]
-        while piece := os.read(fd, 1 << 20):  # it has grown, or is larger than one read may be
-            pieces.append(piece)
-    finally:
-        os.close(fd)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def read_folder(folder: str, suffix: str) -> dict[str, bytes]:
