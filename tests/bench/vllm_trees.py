@@ -20,10 +20,13 @@ def lacking() -> dict[str, str]:
 
 
 def compile_tree(root: Path, **options: Any) -> None:
-    """A cold start whose cache root is `root`; of it only trees and records remain."""
+    """A cold start whose cache root is `root`."""
     service_home = Path(tempfile.mkdtemp(prefix="aotcache-bench-vllm-"))
     try:
         with run(service_home / "service") as service:
             cold_start(service, root, limit_seconds=LIMIT, **options)
     finally:
         shutil.rmtree(service_home, ignore_errors=True)
+    # They do not travel with aotcache; without them the others do not carry them either.
+    for lock in (root / "torch_compile_cache").glob("*/*/**/*.lock"):
+        lock.unlink()
