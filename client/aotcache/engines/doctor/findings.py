@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aotcache import settings
+
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 
@@ -19,6 +21,7 @@ class Setup:
     url: str | None = None
     token: str | None = None
     storage_url: str | None = None
+    transfer: str = settings.AUTO
     trust: str = ""
     signing_key: str | None = None
     trusted_keys: str | None = None

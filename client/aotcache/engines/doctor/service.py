@@ -13,6 +13,7 @@ from aotcache import __version__, settings
 from aotcache.engines.doctor.findings import Finding, Setup, note, ok, problem
 from aotcache.errors import AotcacheError, UnavailableError
 from aotcache.net.http import HttpClient
+from aotcache.protocol.v1.presign import Presign, Presigned
 from aotcache.protocol.v1.trees import TreePage
 from aotcache.storage import open_store
 
@@ -99,8 +100,8 @@ def _check_deadline(setup: Setup) -> Iterator[Finding]:
 
 def check_storage(setup: Setup) -> Iterator[Finding]:
     url = setup.storage_url
-    if not url:
-        yield ok("storage", "packs travel as the service says: by URLs of S3, or through it")
+    if not url or setup.transfer in (settings.PRESIGNED, settings.PROXY):
+        yield from _check_transfer(setup)
         return
     try:
         parts = urlsplit(url)
@@ -115,6 +116,40 @@ def check_storage(setup: Setup) -> Iterator[Finding]:
         yield problem("storage", str(error))
     else:
         yield ok("storage", f"{url} can be listed with this machine's credentials")
+
+
+def _check_transfer(setup: Setup) -> Iterator[Finding]:
+    """How packs travel where this node's own credentials are not used."""
+    if setup.transfer == settings.DIRECT:
+        yield problem(
+            "storage",
+            f"{settings.TRANSFER}=direct, and no storage is named",
+            f"set {settings.STORAGE_URL}, or leave {settings.TRANSFER} out",
+        )
+    elif setup.transfer == settings.PROXY:
+        yield ok("storage", f"packs pass the service ({settings.TRANSFER}=proxy)")
+    elif setup.transfer == settings.PRESIGNED and setup.url is not None:
+        yield from _ask_for_signing(setup, setup.url)
+    else:
+        yield ok("storage", "packs travel as the service says: by URLs of S3, or through it")
+
+
+def _ask_for_signing(setup: Setup, url: str) -> Iterator[Finding]:
+    try:
+        client = HttpClient(url, setup.token, connect_seconds=3, read_seconds=5, retries=0)
+        signed = client.request_json("POST", "/v1/presign", Presign(), Presigned)
+    except AotcacheError as error:
+        yield problem("storage", str(error))
+        return
+    if signed.seconds:
+        yield ok("storage", f"packs travel by URLs that {url} signs")
+    else:
+        yield problem(
+            "storage",
+            f"{settings.TRANSFER}=presigned, and {url} signs no URLs: its storage is not S3, or it "
+            "is told to sign none",
+            f"leave {settings.TRANSFER} out",
+        )
 
 
 def _list(url: str, namespace: str) -> None:

@@ -122,3 +122,19 @@ def test_a_storage_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "http://host", "s3://", "file:relative", "file://["])
 def test_a_storage_url_that_is_none(url: str) -> None:
     assert len(_problems(check_storage(_setup(storage_url=url)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("transfer", "found"), [("direct", "no storage is named"), ("presigned", "signs no URLs")]
+)
+def test_a_transfer_that_cannot_be(transfer: str, found: str) -> None:
+    with serving(lambda _: Reply(body=b'{"seconds": 0}')) as server:
+        (said,) = _problems(check_storage(_setup(server.url, transfer=transfer)))
+    assert found in said
+
+
+def test_each_way_that_packs_may_travel() -> None:
+    with serving(lambda _: Reply(body=b'{"seconds": 300}')) as server:
+        for transfer in ("auto", "proxy", "presigned"):
+            (finding,) = check_storage(_setup(server.url, transfer=transfer))
+            assert finding.level == OK
