@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from aotcache import settings
 from aotcache.cli import options, output
 from aotcache.cli.push import choose
 from aotcache.errors import AotcacheError, LocalError, NotFoundError
@@ -142,7 +143,7 @@ class _Bench:
             os.mkdir(os.path.join(place, "unpacked"))
             self._time(PULL, TAR, ["sh", "-c", unpack, "sh", f"{place}/unpacked", archive])
         namespace = f"bench-{secrets.token_hex(8)}"
-        self.environment["AOTCACHE_NAMESPACE"] = namespace
+        self.environment[settings.NAMESPACE] = namespace
         try:
             pushed = self._aotcache(PUSH, "push", node)
             self._aotcache(AGAIN, "push", node)

@@ -30,11 +30,13 @@ class Fetching:
         self.cut = False
         self._warn = warn
         self._companion = Companion()
+        self._what = "the cache"  # that was asked for last
 
     def ask(self, known: Facts, *, hash: str = "", recipe: Recipe | None = None) -> None:
         """Have a tree pulled, or those of a recipe. Waits for nothing."""
         if self.closed:
             return
+        self._what = f"tree {hash[:12]}" if recipe is None else f"the trees of {recipe.model}"
         if self.budget.left <= 0:
             self.why, self.failed = f"no time left to pull it ({settings.DEADLINE})", True
             return
@@ -49,7 +51,7 @@ class Fetching:
         try:
             self._companion.ask(job)
         except OSError as error:
-            self._close(f"its companion process cannot be started: {error}")
+            self._close(f"{self._what}: the companion process cannot be started: {error}")
 
     def collect(self, at_most: float = math.inf) -> None:
         """Wait for what was asked, as long as the budget lasts, or at most so many seconds."""
@@ -60,7 +62,10 @@ class Fetching:
                 self._take(answer)
             elif left <= at_most:
                 self.cut = True
-                self._close(f"not pulled within {self.budget.total:.0f} s ({settings.DEADLINE})")
+                self._close(
+                    f"{self._what} not pulled within {self.budget.total:.0f} s: raise "
+                    f"{settings.DEADLINE}, or see why service or storage are slow"
+                )
             else:
                 return
 
@@ -83,11 +88,13 @@ class Fetching:
             self.brought[one.layout, one.hash] = one
         self.why, self.failed = answer.error or answer.why, bool(answer.error)
         if answer.fatal:
-            self._close(answer.error)
+            self._close(f"{self._what}: {answer.error}")
         elif answer.error:
-            self._warn(f"a tree is not pulled: {answer.error}")
+            self._warn(f"{self._what} not pulled: {answer.error}")
 
     def _close(self, why: str) -> None:
         self.closed = why
         self.kill()
-        self._warn(f"not used any more in this start, vLLM compiles: {why}")
+        self._warn(
+            f"not used any more in this start, vLLM compiles: {why} (`aotcache doctor` says more)"
+        )

@@ -265,7 +265,10 @@ class Start:
 
     def _give_up(self, error: Exception) -> None:
         self.over = True
-        self._warn(f"not used in this start, vLLM compiles: {type(error).__name__}: {error}")
+        self._warn(
+            f"not used in this start, vLLM compiles: {type(error).__name__}: {error} (`aotcache "
+            "doctor` says more)"
+        )
         logger.debug("aotcache: details", exc_info=error)
         self._left()
 
