@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from aotcache.errors import ObjectExistsError, StorageUnavailableError
+from aotcache.errors import ObjectExistsError, SessionExpiredError, StorageUnavailableError
 from aotcache.net.http import HttpClient
 from aotcache.protocol.names import new_publish_id, pack_key
 from aotcache.protocol.v1.presign import NewPack, Presign, Presigned, SignedUrl
@@ -116,6 +116,15 @@ def test_a_url_is_for_one_object_and_one_method(
     assert httpx2.get(changed).status_code == 403
     store = open_store(storage_url)
     assert [found.key for found in store.list("")] == [new_pack()]
+    store.close()
+
+
+def test_without_an_open_session_the_publish_is_told_so(client: HttpClient) -> None:
+    """And begins anew, where a storage that does not answer would end it."""
+    key = pack_key("default", f"{hashlib.sha256(DATA).hexdigest()}-{new_publish_id()}")
+    store = presigned_store(client, required=True)
+    with pytest.raises(SessionExpiredError):
+        store.put(key, DATA)
     store.close()
 
 

@@ -3,7 +3,8 @@
 Objects are put once and never change. All methods may be called from several threads at once.
 Every method raises InvalidNameError for a key that `protocol.names.check_object_key` refuses (also
 one that comes back from storage in a listing: it is left out and logged), and
-StorageUnavailableError when nothing can be said: no answer, no permission, no space.
+StorageUnavailableError when nothing can be said: no answer, no permission, no space. A store that
+writes under a publish session also raises SessionExpiredError.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from aotcache.errors import (
     ObjectExistsError,
     ObjectMissingError,
     RemoteError,
+    SessionExpiredError,
     StorageUnavailableError,
 )
 from aotcache.protocol.names import check_object_key
@@ -144,6 +145,8 @@ class CheckedStore(abc.ABC):
     def _failures(self, operation: str, key: str) -> Iterator[None]:
         try:
             yield
+        except SessionExpiredError:
+            raise  # a publish begins anew
         except RemoteError as error:
             raise StorageUnavailableError(f"{operation} {self._name(key)}: {error}") from error
         except AotcacheError:

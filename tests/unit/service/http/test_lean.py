@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -67,29 +67,39 @@ def test_lookups_do_take_the_short_cut(filled: TestClient, monkeypatch: pytest.M
     assert filled.get("/v1/trees").status_code == 500
 
 
-def test_a_body_in_pieces_is_put_together(filled: TestClient) -> None:
+async def _in_pieces(app: Any, *pieces: bytes) -> tuple[int, bytes]:
+    """Status and body of a lookup whose body comes so. The test client joins what it is given."""
+    last = len(pieces) - 1
+    messages = iter(
+        {"type": "http.request", "body": piece, "more_body": number < last}
+        for number, piece in enumerate(pieces)
+    )
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/lookup",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.mark.parametrize("more", [b"", b" ", b"and more"])
+def test_a_body_in_pieces_is_put_together(filled: TestClient, more: bytes) -> None:
+    """Also one whose first piece would be a lookup by itself."""
+    assert filled.portal is not None
     body = json.dumps(ASKED).encode()
-
-    def pieces() -> Iterator[bytes]:
-        yield body[:50]
-        yield body[50:]
-
-    answer = filled.post("/v1/lookup", content=pieces(), headers={"Content-Type": JSON})
-    assert answer.json() == filled.post("/v1/lookup", json=ASKED).json()
-
-
-def test_a_body_without_a_type_is_refused(filled: TestClient) -> None:
-    """As by FastAPI: a page of another site can send such a body without being asked."""
-    answer = filled.post("/v1/lookup", content=json.dumps(ASKED))
-    assert (answer.status_code, answer.json()["code"]) == (422, "usage")
-
-
-def test_errors_have_their_one_table(filled: TestClient, context: Context) -> None:
-    with context.database.write() as db:
-        db.connection().exec_driver_sql("DROP TABLE parts")
-    answer = filled.post("/v1/lookup", json=ASKED)
-    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-    context.lookups = None  # type: ignore[assignment]
-    answer = filled.post("/v1/lookup", json=ASKED)
-    assert (answer.status_code, answer.json()["code"]) == (500, "error")
-    assert "NoneType" not in answer.text
+    whole = filled.post("/v1/lookup", json=ASKED).content
+    for pieces in ((body[:50], body[50:] + more), (body, more)):
+        status, answer = filled.portal.call(_in_pieces, filled.app, *pieces)
+        assert (status, answer == whole) == ((422, False) if more.strip() else (200, True))
