@@ -17,10 +17,8 @@ from aotcache.engines.vllm.start import Start
 from aotcache.local.loading import has_crashed, mark, take_crashed
 from aotcache.local.pulled import Note
 from aotcache.local.state import STATE_DIRECTORY, TreeState
-from aotcache.probe.platform import Detected
 from aotcache.protocol.names import VLLM_AOT
 from support.small import add
-from support.trees import H100, RECIPE
 
 
 class OutOfMemoryError(RuntimeError):
@@ -116,19 +114,15 @@ os._exit(1)
 """
 
 
-def test_a_crash_that_could_not_be_dealt_with_is_not_loaded_again(tmp_path: Path) -> None:
+def test_a_crash_that_could_not_be_dealt_with_is_not_loaded_again(
+    tmp_path: Path, facts: Facts
+) -> None:
     path = add(tmp_path / ("a" * 64), "rank_0_0/model", b"crashes")
     tree_path = str(path.parents[1])
     note = msgspec.json.encode(_note(tree_path)).decode()
     subprocess.run([sys.executable, "-c", CRASH, tree_path, note], check=False)
     start = Start()
-    start._facts = Facts(
-        cache_root=str(tmp_path),
-        part="rank_0_0-d0",
-        expected_parts=(),
-        recipe=RECIPE,
-        detected=Detected(platform=H100, notes={}),
-    )
+    start._facts = facts
     start._modules.append(Module(SimpleNamespace(), "backbone"))
     assert start.before_load(start._modules[0].model, str(path))
     assert "crash" in start._modules[0].why

@@ -12,12 +12,11 @@ from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.start import Start
 from aotcache.local.outcomes import tell_outcomes
 from aotcache.local.pulled import Note, write_note
-from aotcache.probe.platform import Detected
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
 from aotcache.protocol.v1.outcomes import Outcome
 from support.small import add
-from support.trees import H100, RECIPE
+from support.trees import H100
 
 HASH = "a" * 64
 PART = "rank_0_0-d0"
@@ -58,15 +57,9 @@ def test_what_was_built_and_never_ran_is_not_said_to_be_compiled(tmp_path: Path)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(facts: Facts) -> Start:
     begun = Start()
-    begun._facts = Facts(
-        cache_root=str(tmp_path),
-        part=PART,
-        expected_parts=(),
-        recipe=RECIPE,
-        detected=Detected(platform=H100, notes={}),
-    )
+    begun._facts = facts
     return begun
 
 

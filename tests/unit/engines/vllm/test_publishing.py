@@ -18,11 +18,9 @@ from aotcache.engines.vllm.modules import Module
 from aotcache.engines.vllm.publisher import Publisher
 from aotcache.engines.vllm.start import Start
 from aotcache.local.node import engines_live, join_engines, node_file
-from aotcache.probe.platform import Detected
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
 from support.small import add
-from support.trees import H100, RECIPE
 
 HOLD = """
 import fcntl, sys, time
@@ -100,16 +98,10 @@ def test_the_log_does_not_grow_for_ever(
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path, facts: Facts) -> Start:
     """One that has loaded a module from a cache root of which `.aotcache` is somebody's file."""
     begun = Start()
-    begun._facts = Facts(
-        cache_root=str(tmp_path),
-        part="rank_0_0-d0",
-        expected_parts=(),
-        recipe=RECIPE,
-        detected=Detected(platform=H100, notes={}),
-    )
+    begun._facts = facts
     begun._publisher = Publisher(str(tmp_path))
     path = tree_path(str(tmp_path), VLLM_AOT, "a" * 64)
     add(path, "rank_0_0/model", b"model")
