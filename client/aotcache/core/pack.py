@@ -27,7 +27,7 @@ PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
 # at the least, and zstd makes what does not compress a little longer.
 PACK_LIMIT = 127 << 20
 MAX_BLOB = 96 << 20  # bytes of a blob before compression
-PIECE = 1 << 20  # bytes of a frame that are decompressed at a time
+PIECE = 128 << 10  # bytes of a frame that are decompressed at a time
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 _SLACK = 512 << 10  # bytes on either side of the place that a frame refers to
