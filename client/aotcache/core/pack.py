@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from aotcache.errors import NotSettledError, PackError
 from aotcache.protocol.compression import zstd
-from aotcache.protocol.manifest import MAX_FRAME, Frame, PackPlace
+from aotcache.protocol.manifest import MIN_PREFIX, Frame, PackPlace
 
 FRAME_RAW = 4 << 20  # bytes of a full frame before compression
 PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
@@ -27,10 +27,10 @@ PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
 # at the least, and zstd makes what does not compress a little longer.
 PACK_LIMIT = 127 << 20
 MAX_BLOB = 96 << 20  # bytes of a blob before compression
-PIECE = 1 << 20  # bytes of a frame that are decompressed at a time
+PIECE = 128 << 10  # bytes of a frame that are decompressed at a time
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
-_AHEAD = 80 << 20  # bytes that are being compressed: each takes about three in memory
+_SLACK = 512 << 10  # bytes on either side of the place that a frame refers to
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:
@@ -38,20 +38,23 @@ def digest_of(data: bytes | bytearray | memoryview) -> str:
 
 
 class Prefix:
-    """A blob that frames are compressed against, ready for any number of them."""
+    """A blob that frames are compressed against, piece by piece."""
 
     def __init__(self, data: bytes | bytearray) -> None:
-        """Raises PackError for bytes that can be none."""
         self.digest = digest_of(data)
         self.size = len(data)
-        try:
-            self._dict = zstd.ZstdDict(data, is_raw=True)
-        except ValueError as error:  # under 8 bytes
-            raise PackError(f"{self.digest[:12]} is too short to be a prefix") from error
+        self._data = memoryview(data)
 
-    @property
-    def reference(self) -> Any:
-        return self._dict.as_prefix
+    def piece(self, start: int, length: int) -> Any:
+        """Bytes [start, start + length) as zstd's reference prefix, all of them where length is 0.
+        Raises PackError where there are not so many."""
+        end = start + length if length else self.size
+        if end > self.size:
+            raise PackError(f"a frame needs bytes of {self.digest[:12]} that it does not have")
+        try:
+            return zstd.ZstdDict(self._data[start:end], is_raw=True).as_prefix
+        except ValueError as error:  # under 8 bytes
+            raise PackError(f"{end - start} bytes of {self.digest[:12]} are no prefix") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Source:
     """A blob to be packed. `read` gives its location-free bytes.
 
     prefix: a blob that is nearly equal, as (digest, reader of its bytes, which may give None): the
-    source is then compressed against it, in a frame of its own. Of sources that share one and
+    source is then compressed against it, in frames of its own. Of sources that share one and
     follow each other it is read once. size: at most MAX_BLOB.
     """
 
@@ -85,6 +88,8 @@ class _RawFrame:
     data: bytes
     starts: list[tuple[str, int, int]]  # digest, offset in this frame, size of the whole blob
     prefix: Prefix | None = None
+    start: int = 0  # of the piece of the prefix
+    length: int = 0
 
 
 def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPack]:
@@ -104,7 +109,8 @@ def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPac
             yield _close(frames, blobs, publish_id)
             frames, blobs, stored, raw, open_end = [], {}, 0, 0, 0
         digest = frame.prefix.digest if frame.prefix else None
-        frames.append((Frame(len(compressed), len(frame.data), digest), compressed))
+        placed = Frame(len(compressed), len(frame.data), digest, frame.start, frame.length)
+        frames.append((placed, compressed))
         for digest, offset, size in frame.starts:
             blobs[digest] = (raw + offset, size)
             open_end = raw + offset + size
@@ -135,7 +141,7 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
             yield _RawFrame(bytes(buffer), starts)
             buffer, starts = bytearray(), []
         group = source.group
-        if source.prefix and source.size <= MAX_FRAME:
+        if source.prefix:
             if held is None or held.digest != source.prefix[0]:
                 held = _read_prefix(source.prefix[1])
                 if held is not None and held.digest != source.prefix[0]:
@@ -144,7 +150,7 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
                         f"what {source.name} is packed against changed: try again"
                     )
             if held is not None:
-                yield _RawFrame(data, [(source.digest, 0, len(data))], held)
+                yield from _against(held, source.digest, data)
                 continue
         starts.append((source.digest, len(buffer), len(data)))
         buffer += data
@@ -157,6 +163,21 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
         yield _RawFrame(bytes(buffer), starts)
 
 
+def _against(prefix: Prefix, digest: str, data: bytes) -> Iterator[_RawFrame]:
+    """A blob in frames that each refer to about the same place of one that is nearly equal: what
+    one has more than the other may lie anywhere before it."""
+    shift = prefix.size - len(data)
+    for at in range(0, len(data), FRAME_RAW):
+        piece = data[at : at + FRAME_RAW]
+        start = max(0, at + min(0, shift) - _SLACK)
+        end = min(prefix.size, at + len(piece) + max(0, shift) + _SLACK)
+        starts = [(digest, 0, len(data))] if at == 0 else []
+        if end - start < MIN_PREFIX:
+            yield _RawFrame(piece, starts)
+        else:
+            yield _RawFrame(piece, starts, prefix, start, end - start)
+
+
 def _read_prefix(read: Callable[[], bytes | None]) -> Prefix | None:
     data = read()
     return None if data is None else Prefix(data)
@@ -166,40 +187,38 @@ def _compressed(frames: Iterable[_RawFrame]) -> Iterator[tuple[_RawFrame, bytes]
     """Compress in threads, in order, a few frames ahead."""
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="aotcache-zstd") as pool:
         ahead: deque[tuple[_RawFrame, Future[bytes]]] = deque()
-        size = 0
         for frame in frames:
-            size += len(frame.data)
-            while ahead and (len(ahead) > _WORKERS or size > _AHEAD):
+            reference = frame.prefix, frame.start, frame.length
+            ahead.append((frame, pool.submit(compress, frame.data, *reference)))
+            if len(ahead) > _WORKERS:
                 done, future = ahead.popleft()
-                size -= len(done.data)
                 yield done, future.result()
-            ahead.append((frame, pool.submit(compress, frame.data, frame.prefix)))
         while ahead:
             done, future = ahead.popleft()
             yield done, future.result()
 
 
-def compress(data: bytes, prefix: Prefix | None = None) -> bytes:
+def compress(data: bytes, prefix: Prefix | None = None, start: int = 0, length: int = 0) -> bytes:
     parameter = zstd.CompressionParameter
     options: dict[int, int] = {parameter.compression_level: LEVEL, parameter.checksum_flag: 0}
     if prefix is None:
         return zstd.compress(data, options=options)
-    # The window must reach back over the whole prefix, and long-distance matching finds it there.
-    window = max(20, min(27, (len(data) + prefix.size).bit_length()))
+    # The window must reach back over the whole piece, and long-distance matching finds it there.
+    window = max(20, min(27, (len(data) + (length or prefix.size)).bit_length()))
     options |= {parameter.window_log: window, parameter.enable_long_distance_matching: 1}
-    return zstd.compress(data, options=options, zstd_dict=prefix.reference)
+    return zstd.compress(data, options=options, zstd_dict=prefix.piece(start, length))
 
 
 def decompress(
     stored: bytes | memoryview, frame: Frame, prefix: Prefix | None = None
 ) -> Iterator[bytes]:
-    """The bytes of one frame, in pieces of at most PIECE: a frame as large as a model is never in
-    memory whole, and what is done with a piece finds it in the processor's cache. Raises PackError
-    unless it holds exactly `frame.raw` bytes; no more than that are given."""
+    """The bytes of one frame, in pieces of at most PIECE: what is done with one finds it in the
+    processor's cache. Raises PackError unless it holds exactly `frame.raw` bytes; no more than that
+    are given."""
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
     left = frame.raw
     try:
-        reference = prefix.reference if prefix else None
+        reference = prefix.piece(frame.start, frame.length) if prefix else None
         decompressor = zstd.ZstdDecompressor(zstd_dict=reference, options=options)
         while left and not decompressor.eof:
             piece = decompressor.decompress(stored, max_length=min(left, PIECE))

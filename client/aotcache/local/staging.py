@@ -20,6 +20,9 @@ from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry
 
 Buffer = bytes | memoryview  # what is written
 
+# Bytes of one write. A larger one takes pages that lie together, which a virtual machine has to ask
+# its host for first: 36 MB took 14 ms in writes of 64 to 256 KiB, and often 120 in writes of 1 MiB.
+_WRITE = 128 << 10
 # Blobs up to this size are held in memory and verified before they are written anywhere.
 _IN_MEMORY = 1 << 20
 
@@ -153,7 +156,7 @@ def _directories(entries: Iterable[FileEntry]) -> list[str]:
 def _write_all(fd: int, data: Buffer) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        view = view[os.write(fd, view[:_WRITE]) :]
 
 
 def discard(path: str) -> None:

@@ -36,6 +36,7 @@ MAX_MANIFEST = 64 << 20  # bytes of a stored manifest object
 MAX_SECTION = 256 << 20  # bytes of a section after decompression
 MAX_FILES = 500_000
 MAX_FRAME = 64 << 20  # bytes of a frame after decompression; also of a prefix blob
+MIN_PREFIX = 8  # bytes that a frame refers to, at the least: zstd takes no fewer
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
@@ -99,13 +100,16 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """One zstd frame of a pack: bytes as stored, bytes after decompression.
 
-    prefix: digest of the blob whose bytes the frame was compressed against (zstd's reference
-    prefix), or None. A prefix blob never lies in a frame that has one itself.
+    prefix: digest of a blob, or None. The frame was compressed against its bytes [start, start +
+    length) (zstd's reference prefix), all of them where length is 0. A prefix blob never lies in a
+    frame that has one itself.
     """
 
     stored: Size
     raw: Size
     prefix: Digest | None = None
+    start: Size = 0
+    length: Size = 0
 
 
 class PackPlace(msgspec.Struct, frozen=True):
@@ -274,13 +278,13 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
     digests = [*statement.digests(), *locations.extra]
     if len(set(digests)) != len(digests) or len(digests) != len(locations.blobs):
         raise ManifestError("the places do not match the digests")
+    prefixes = {d: place.size for d, place in zip(digests, locations.blobs, strict=True)}
     ends = []
     known = set(digests)
     lost: list[list[tuple[int, int]]] = []  # by pack: raw bytes that need a prefix with no place
     for pack in locations.packs:
         check_pack(pack.name)
-        if any(frame.stored == 0 or not 0 < frame.raw <= MAX_FRAME for frame in pack.frames):
-            raise ManifestError(f"pack {pack.name[:12]}: a frame that is empty or too large")
+        _check_frames(pack, prefixes)
         starts = [0, *accumulate(frame.raw for frame in pack.frames)]
         ends.append(starts[-1])
         lost.append(
@@ -298,3 +302,17 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
         end = place.offset + place.size
         if place.size and any(a < end and place.offset < b for a, b in lost[place.pack]):
             raise ManifestError(f"blob {digest[:12]} needs a prefix that has no place")
+
+
+def _check_frames(pack: PackPlace, sizes: dict[str, int]) -> None:
+    """sizes: of the blobs that this manifest places; a prefix may lie elsewhere."""
+    for frame in pack.frames:
+        if frame.stored == 0 or not 0 < frame.raw <= MAX_FRAME:
+            raise ManifestError(f"pack {pack.name[:12]}: a frame that is empty or too large")
+        if frame.prefix is None or (frame.start, frame.length) == (0, 0):
+            continue
+        end = frame.start + frame.length
+        if frame.length < MIN_PREFIX or end > sizes.get(frame.prefix, MAX_FRAME):
+            raise ManifestError(
+                f"pack {pack.name[:12]}: a frame refers to bytes that its prefix does not have"
+            )

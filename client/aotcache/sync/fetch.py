@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 
 from aotcache.core.pack import Prefix, decompress, digest_of
 from aotcache.core.places import Job, PlacedFrame, Places, plan_jobs
@@ -60,23 +61,24 @@ class Fetcher:
         before have come. `consume(digest, size, chunks)` is called from several threads, once a
         blob, takes all chunks and verifies them; `done(number)` from the caller's, when all of a
         batch is consumed. The first error ends the run and is raised."""
+        wanted = {digest for jobs in batches for job in jobs for digest, _, _ in job.blobs}
         for jobs in batches:
             self._prefixes.need(_needs(jobs))
-        packs = {job.pack for jobs in batches for job in jobs}
+        tasks = [self._tasks(jobs, consume, wanted) for jobs in batches]
+        packs = {task.job.pack for batch in tasks for task in batch}
         self._store.expect(pack_key(self._namespace, pack) for pack in packs)
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="aotcache-fetch") as pool:
             try:
                 before: list[Future[None]] = []
-                for number, jobs in enumerate(batches):
-                    arrived: list[Future[None]] = [Future() for _ in jobs]
-                    futures = [
-                        pool.submit(self._run_job, job, given, consume, here)
-                        for (job, given), here in zip(self._ordered(jobs), arrived, strict=True)
-                    ]
+                for number, batch in enumerate(tasks):
+                    for task in batch:
+                        for digest in task.gives:
+                            self._prefixes.promise(digest)
+                    futures = [pool.submit(self._run_task, task) for task in batch]
                     if number:
                         _wait(before)
                         done(number - 1)
-                    _wait(arrived)
+                    _wait([task.arrived for task in batch])
                     before = futures
                 _wait(before)
                 done(len(batches) - 1)
@@ -85,14 +87,35 @@ class Fetcher:
                 self._prefixes.fail(error)
                 raise
 
-    def _ordered(self, jobs: Sequence[Job]) -> list[tuple[Job, set[str]]]:
-        """Each with the prefixes that it gives. Those come first, as others wait for them; then the
-        largest, so that none is left to run alone at the end."""
-        giving = [(job, set(self._given(job))) for job in jobs]
-        for _, given in giving:
-            for digest in given:
+    def _tasks(self, jobs: Sequence[Job], consume: Consume, wanted: set[str]) -> list[_Task]:
+        """What gives prefixes comes first, as others wait for it; then the largest, so that none is
+        left to run alone at the end. wanted: all that is read in any batch."""
+        tasks = [_Task(job, consume, frozenset(self._given(job))) for job in jobs]
+        for job in self._beside(jobs, wanted):
+            gives = frozenset(digest for digest, _, _ in job.blobs)
+            tasks.append(_Task(job, _exhaust, gives))
+            wanted |= gives  # a later batch need not read it again
+        return sorted(tasks, key=lambda task: (not task.gives, -task.job.stored))
+
+    def _beside(self, jobs: Sequence[Job], wanted: set[str]) -> list[Job]:
+        """To read the prefixes that are not wanted themselves and that this disk does not have:
+        together, as they often lie in one frame."""
+        lacking = []
+        for digest in dict.fromkeys(_needs(jobs)):
+            if digest in wanted or self._prefixes.is_promised(digest):
+                continue
+            near = self._near(digest)
+            prefix = Prefix(near) if near is not None else None
+            if prefix is not None and prefix.digest == digest:
                 self._prefixes.promise(digest)
-        return sorted(giving, key=lambda one: (not one[1], -one[0].stored))
+                self._prefixes.give(prefix)
+            elif digest in self._places.by_digest:
+                lacking.append(digest)
+        found = self.plan(lacking)
+        for job in found:
+            if any(placed.frame.prefix for placed in job.frames):
+                raise PackError(f"a prefix in pack {job.pack[:12]} needs a prefix itself")
+        return found
 
     def _given(self, job: Job) -> Iterator[str]:
         """The prefixes that a job reads before it may have to wait for one itself."""
@@ -116,35 +139,33 @@ class Fetcher:
         for job in self.plan([digest]):
             if any(placed.frame.prefix for placed in job.frames):
                 raise PackError(f"prefix {digest[:12]} needs a prefix itself")
-            self._read(job, set(), keep, Future())
+            self._read(_Task(job, keep, frozenset()))
         if digest_of(found[0]) != digest:
             raise PackError(f"the bytes of prefix {digest[:12]} are not those its manifest names")
         return found[0]
 
-    def _prefix(self, digest: str) -> Prefix:
-        near = self._near(digest)
-        prefix = Prefix(near) if near is not None else None
-        return prefix if prefix and prefix.digest == digest else Prefix(self.read(digest))
-
-    def _run_job(self, job: Job, given: set[str], consume: Consume, arrived: Future[None]) -> None:
+    def _run_task(self, task: _Task) -> None:
         try:
-            self._read(job, given, consume, arrived)
+            self._read(task)
         except BaseException as error:
             with suppress(InvalidStateError):
-                arrived.set_exception(error)
+                task.arrived.set_exception(error)
             raise
 
-    def _read(self, job: Job, given: set[str], consume: Consume, arrived: Future[None]) -> None:
-        with closing(self._pieces(job, arrived)) as pieces:
+    def _read(self, task: _Task) -> None:
+        with closing(self._pieces(task.job, task.arrived)) as pieces:
             cutter = _Cutter(pieces)
-            for digest, offset, size in job.blobs:
+            for digest, offset, size in task.job.blobs:
                 chunks = cutter.cut(offset, offset + size)
-                if digest in given:
-                    whole = bytearray(size)
-                    consume(digest, size, _copied(chunks, whole))
-                    self._prefixes.give(Prefix(whole))
-                else:
-                    consume(digest, size, chunks)
+                if digest not in task.gives:
+                    task.consume(digest, size, chunks)
+                    continue
+                whole = bytearray(size)
+                task.consume(digest, size, _copied(chunks, whole))
+                prefix = Prefix(whole)
+                if prefix.digest != digest:
+                    raise PackError(f"prefix {digest[:12]} has other bytes than its manifest names")
+                self._prefixes.give(prefix)
 
     def _pieces(self, job: Job, arrived: Future[None]) -> Generator[tuple[int, bytes]]:
         """The job's decompressed bytes, in order, each piece with where it lies in its pack."""
@@ -159,7 +180,11 @@ class Fetcher:
             for placed in run:
                 stored = data[placed.at - start : placed.at - start + placed.frame.stored]
                 wanted = placed.frame.prefix
-                prefix = self._prefixes.get(wanted, self._prefix) if wanted else None
+                prefix = (
+                    self._prefixes.get(wanted, lambda digest: Prefix(self.read(digest)))
+                    if wanted
+                    else None
+                )
                 at = placed.raw_at
                 with self._at_work:
                     for piece in decompress(stored, placed.frame, prefix):
@@ -167,6 +192,21 @@ class Fetcher:
                         at += len(piece)
                 if wanted:
                     self._prefixes.used(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """gives: prefixes that others wait for. arrived: all its bytes have come."""
+
+    job: Job
+    consume: Consume
+    gives: frozenset[str]
+    arrived: Future[None] = field(default_factory=Future)
+
+
+def _exhaust(_digest: str, _size: int, chunks: Iterable[memoryview]) -> None:
+    for _ in chunks:
+        pass
 
 
 class _Cutter:

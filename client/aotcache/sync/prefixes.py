@@ -26,6 +26,9 @@ class Prefixes:
     def is_needed(self, digest: str) -> bool:
         return digest in self._needed
 
+    def is_promised(self, digest: str) -> bool:
+        return digest in self._ready
+
     def promise(self, digest: str) -> None:
         """A job that has been begun gives this one: others wait for it."""
         with self._lock:

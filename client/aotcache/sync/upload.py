@@ -15,7 +15,7 @@ from aotcache.probe.trees import FoundTree
 from aotcache.protocol.manifest import FileEntry
 from aotcache.protocol.names import pack_key
 from aotcache.sync.describe import read_free
-from aotcache.sync.neighbours import Neighbours
+from aotcache.sync.neighbours import Neighbours, is_model
 from aotcache.sync.referred import Referred
 from aotcache.sync.site import Site
 
@@ -60,7 +60,11 @@ class Uploader:
         """Store every blob of these parts' files that has no place yet, or only one that is lost,
         and add its place. Raises StorageError when what is lost is not on this disk."""
         entries = [(part, entry) for part, files in parts.items() for entry in files]
-        bases = {neighbours.base_of(entry) for _, entry in entries if neighbours.is_model(entry)}
+        bases = {
+            neighbours.base_of(entry)
+            for _, entry in entries
+            if is_model(entry) or entry.digest not in places.by_digest
+        }
         digests = {entry.digest for _, entry in entries}
         self._referred.drop_lost(places, digests.union(base for base in bases if base))
         where = {entry.digest: entry for _, entry in reversed(entries) if self._is_here(entry)}
@@ -127,9 +131,9 @@ class Uploader:
             return tuple(sorted(needed[digest])), path.rpartition(".")[2], path
 
         # The first rank's model: those of the other ranks differ little from it.
-        models = [entry for entry in where.values() if neighbours.is_model(entry)]
+        models = [entry for entry in where.values() if is_model(entry)]
         base = min(models, key=lambda entry: entry.path, default=None)
-        return [
+        sources = [
             Source(
                 digest,
                 where[digest].size,
@@ -140,6 +144,8 @@ class Uploader:
             )
             for digest in sorted(needed, key=order)
         ]
+        # What has frames of its own comes after what shares them, so that it cuts none short.
+        return sorted(sources, key=lambda source: (source.group, source.prefix is not None))
 
     def _prefix(
         self,
@@ -148,10 +154,8 @@ class Uploader:
         places: Places,
         neighbours: Neighbours,
     ) -> tuple[str, Callable[[], bytes | None]] | None:
-        if base is None or not neighbours.is_model(entry):
-            return None
         stored = neighbours.prefix_for(entry)
-        if stored is not None:
+        if stored is not None or base is None or not is_model(entry):
             return stored
         place = places.by_digest.get(base.digest)
         if entry.digest == base.digest or (place is not None and places.prefixes_of(place)):

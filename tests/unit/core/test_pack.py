@@ -145,13 +145,38 @@ def test_the_largest_blob_behind_a_frame_of_others_is_within_the_limit() -> None
     assert pack_module.FRAME_RAW + pack_module.MAX_BLOB < pack_module.PACK_LIMIT < 128 << 20
 
 
-def test_a_blob_that_is_too_large_for_one_frame_needs_no_prefix(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pack_module, "MAX_FRAME", 1_000)
-    base, near = noise(1, 2_000), noise(1, 2_001)
+def test_a_large_blob_refers_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_module, "FRAME_RAW", 20_000)
+    monkeypatch.setattr(pack_module, "_SLACK", 1_000)
+    base = noise(1, 100_000)
+    near = base[:30_000] + noise(2, 500) + base[30_000:]
     (pack,) = build_packs([source(base), source(near, prefix=base)], PUBLISH_ID)
-    assert all(frame.prefix is None for frame in pack.place.frames)
+    pieces = [frame for frame in pack.place.frames if frame.prefix]
+    assert [frame.raw for frame in pieces] == [20_000] * 5 + [500]
+    assert all(frame.length <= 20_000 + 2 * 1_000 + 500 for frame in pieces)
+    assert sum(frame.stored for frame in pieces) < 2_000
+    assert read_back([pack], {digest_of(base): base})[digest_of(near)] == near
+
+
+@settings(deadline=None)
+@given(data=st.data(), base=st.binary(min_size=8, max_size=3_000), more=st.binary(max_size=300))
+def test_whatever_differs_a_blob_comes_back(data: st.DataObject, base: bytes, more: bytes) -> None:
+    cut = data.draw(st.integers(0, len(base)))
+    near = data.draw(st.sampled_from([base[:cut] + more + base[cut:], base[cut:] + more, more]))
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(pack_module, "FRAME_RAW", 500)
+        small.setattr(pack_module, "_SLACK", 50)
+        sources = [source(base), source(near, prefix=base)] if near else [source(base)]
+        packs = list(build_packs(sources, PUBLISH_ID))
+    if near and near != base:
+        assert read_back(packs, {digest_of(base): base})[digest_of(near)] == near
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 101), (95, 6), (101, 8), (0, 7)])
+def test_bytes_that_a_prefix_does_not_have(start: int, length: int) -> None:
+    stored = compress(b"x" * 100)
+    with pytest.raises(PackError):
+        decompress(stored, Frame(len(stored), 100, "0" * 64, start, length), noise(1, 100))
 
 
 @pytest.mark.parametrize("now", [b"other", b"longer than before", b""])

@@ -144,11 +144,15 @@ class _Blobs:
     def read(self, digest: str, *, is_prefix: bool = False) -> bytes:
         pack, offset, size = self._places[digest]
         content, at, stored_at = b"", 0, 0
-        for stored, raw, prefix in self._packs[pack]["frames"] if size else ():
+        for stored, raw, *reference in self._packs[pack]["frames"] if size else ():
+            prefix, start, length = [*reference, *(None, 0, 0)[len(reference) :]]
             _require(0 <= raw <= FRAME_BYTES, "size of a frame")
             if at < offset + size and offset < at + raw:
                 _require(prefix is None or not is_prefix, "a prefix needs a prefix")
                 before = None if prefix is None else self.read(prefix, is_prefix=True)
+                if before is not None and length:
+                    before = before[start : start + length]
+                    _require(len(before) == length >= 8, "a piece that the prefix does not have")
                 frame = self._pack(self._packs[pack]["name"])[stored_at : stored_at + stored]
                 content += _frame(frame, raw, before)[max(offset - at, 0) : offset + size - at]
             at, stored_at = at + raw, stored_at + stored

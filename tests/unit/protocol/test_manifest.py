@@ -277,6 +277,8 @@ def file(**changes: Any) -> tuple[FileEntry, ...]:
         {"packs": (PACK, msgspec.structs.replace(NEXT, frames=(Frame(9, 70), Frame(9, 0))))},
         {"packs": (PACK, msgspec.structs.replace(NEXT, frames=(Frame(9, MAX_FRAME + 1),)))},
         {"packs": (PACK, msgspec.structs.replace(NEXT, frames=(Frame(9, 70, "x"),)))},
+        {"packs": (PACK, msgspec.structs.replace(NEXT, frames=(Frame(9, 70, D4, 0, 7),)))},
+        {"packs": (PACK, msgspec.structs.replace(NEXT, frames=(Frame(9, 70, D4, 1 << 26, 8),)))},
         {"blobs": BLOBS[:3]},
         {"blobs": (*BLOBS, BLOBS[0])},
         {"blobs": (BlobPlace(0, 0, 41), *BLOBS[1:])},

@@ -53,11 +53,8 @@ def _source(data: bytes, against: bytes | None = None) -> Source:
     return Source(digest_of(data), len(data), ("shared",), "file", lambda: data, prefix)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_a_prefix_that_is_fetched_too_is_read_once(first: bool) -> None:
-    near = [_source(data, BASE) for data in NEAR]
-    base = _source(BASE)
-    stored = Stored([base, *near] if first else [*near, base])
+def _counted(stored: Stored) -> list[str]:
+    """The keys of the requests that follow."""
     requests: list[str] = []
     get_range = stored.store.get_range
 
@@ -66,6 +63,15 @@ def test_a_prefix_that_is_fetched_too_is_read_once(first: bool) -> None:
         return get_range(key, start, end)
 
     stored.store.get_range = counted  # type: ignore[method-assign]
+    return requests
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_prefix_that_is_fetched_too_is_read_once(first: bool) -> None:
+    near = [_source(data, BASE) for data in NEAR]
+    base = _source(BASE)
+    stored = Stored([base, *near] if first else [*near, base])
+    requests = _counted(stored)
     jobs = stored.fetcher().plan([digest_of(data) for data in (BASE, *NEAR)])
     assert stored.fetch(jobs) == [0]
     assert len(stored.found) == 5
@@ -77,6 +83,42 @@ def test_a_prefix_that_is_not_wanted_itself() -> None:
     stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
     assert stored.fetch(stored.fetcher().plan([digest_of(data) for data in NEAR])) == [0]
     assert len(stored.found) == 4
+
+
+def test_prefixes_that_lie_together_are_read_together() -> None:
+    bases = [hashlib.shake_256(b"%d" % number).digest(5000) for number in range(20)]
+    near = [b"x" * 8 + base[8:] for base in bases]
+    stored = Stored(
+        [_source(base) for base in bases],
+        [_source(data, base) for data, base in zip(near, bases, strict=True)],
+    )
+    requests = _counted(stored)
+    plan = stored.fetcher().plan
+    halves = [digest_of(data) for data in near[:10]], [digest_of(data) for data in near[10:]]
+    assert stored.fetch(*(plan(half) for half in halves)) == [0, 1]
+    assert set(stored.found) == {digest_of(data) for data in near}
+    assert len(requests) == 4, "a frame of bases for each batch, and the batches"
+
+
+def test_a_prefix_of_other_bytes_is_refused() -> None:
+    stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
+    key = pack_key("default", stored.places.by_digest[digest_of(BASE)].pack.name)
+    other = bytearray(stored.store.get(key))
+    other[len(other) // 2] ^= 1
+    stored.store.delete(key)
+    stored.store.put(key, bytes(other))
+    with pytest.raises(PackError):
+        stored.fetch(stored.fetcher().plan([digest_of(data) for data in NEAR]))
+
+
+def test_what_this_disk_has_is_not_fetched() -> None:
+    stored = Stored([_source(BASE)], [_source(data, BASE) for data in NEAR])
+    requests = _counted(stored)
+    near = {digest_of(BASE): BASE}
+    fetcher = Fetcher(stored.store, "default", stored.places, lambda _stored: None, near.get)
+    fetcher.run([fetcher.plan([digest_of(data) for data in NEAR])], stored.consume)
+    base = stored.places.by_digest[digest_of(BASE)].pack.name
+    assert not any(base in key for key in requests)
 
 
 def test_a_prefix_in_a_later_batch_is_not_waited_for() -> None:
