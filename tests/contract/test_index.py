@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from aotcache.errors import (
     SessionExpiredError,
     UsageError,
 )
+from aotcache.protocol.manifest import decode_manifest
 from aotcache.protocol.names import (
     INDUCTOR,
     VLLM_AOT,
@@ -56,6 +58,7 @@ from support.stored import (
     OTHER_PLATFORM,
     PLATFORM,
     RECIPE,
+    grown_part,
     key_of,
     make_manifest,
     make_pack,
@@ -681,3 +684,34 @@ def test_outcomes_are_counted(database: Database, store: ObjectStore) -> None:
     delete_trees(database, store, "default", HASH)
     with database.read() as db:
         assert db.scalar(text("SELECT count(*) FROM outcomes")) == 0
+
+
+def test_a_manifest_on_a_base_is_read_with_it(database: Database, store: ObjectStore) -> None:
+    publish_id = new_publish_id()
+    publish(database, store, b"first", publish_id=publish_id)
+    key, data = grown_part(publish_id)
+    store.put(key, data)
+    finish(database, store, key)
+    assert [part.manifest for part in hit(database).parts] == [key]
+    reindex(database, store)
+    assert [part.manifest for part in hit(database).parts] == [key]
+
+
+def test_what_a_manifest_is_written_against_has_to_stay(
+    database: Database, store: ObjectStore
+) -> None:
+    publish_id = new_publish_id()
+    first = publish(database, store, b"first", publish_id=publish_id)
+    kept = store.get(first)
+    delete_trees(database, store, "default", HASH)
+    key, data = grown_part(publish_id)
+    store.put(key, data)
+    with pytest.raises(ObjectMissingError):
+        finish(database, store, key)
+    # Deleted, and storage has not noticed.
+    store.put(first, kept)
+    (pack,) = decode_manifest(kept).locations.packs
+    with suppress(ObjectExistsError):
+        store.put(pack_key("default", pack.name), b"first")
+    with pytest.raises(ManifestError, match="generation 2 is written against 1, which is not comm"):
+        finish(database, store, key)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+import msgspec
+
 from aotcache.protocol.manifest import (
     PLAIN,
     BlobPlace,
@@ -20,6 +22,7 @@ from aotcache.protocol.names import VLLM_AOT, manifest_key, new_publish_id, pack
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import TreeUsed
+from aotcache.protocol.sections import Base
 from aotcache.storage import ObjectStore
 
 HASH = "a" * 64
@@ -92,6 +95,14 @@ def key_of(statement: Statement) -> str:
 
 def manifest_bytes(statement: Statement, locations: Locations) -> bytes:
     return encode_manifest(encode_statement(statement), locations, ())
+
+
+def grown_part(publish_id: str) -> tuple[str, bytes]:
+    """Key and manifest of a second generation that is written against the first."""
+    first, locations = make_manifest(b"first", publish_id=publish_id)
+    base = Base(1, encode_statement(first))
+    grown = msgspec.structs.replace(first, generation=2)
+    return key_of(grown), encode_manifest(encode_statement(grown, base), locations, (), base)
 
 
 def put_part(

@@ -15,10 +15,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from aotcache.errors import TrustError, UsageError
-from aotcache.protocol.manifest import (
-    Manifest,
+from aotcache.protocol.manifest import Manifest, decode_manifest
+from aotcache.protocol.sections import (
+    ReadBase,
+    Sections,
     Signature,
-    decode_manifest,
+    no_base,
     signed_message,
     split_manifest,
 )
@@ -44,8 +46,9 @@ class SigningKey:
     def id(self) -> str:
         return key_id(self.private.public_key())
 
-    def sign(self, statement_bytes: bytes) -> Signature:
-        return Signature(self.id, self.private.sign(signed_message(statement_bytes)))
+    def sign(self, statement_bytes: bytes, *, on_base: bool = False) -> Signature:
+        message = signed_message(statement_bytes, on_base=on_base)
+        return Signature(self.id, self.private.sign(message))
 
     def public_line(self, comment: str = "") -> str:
         """One line for a file of trusted keys: `aotcache-ed25519 BASE64 comment`."""
@@ -129,20 +132,20 @@ class TrustPolicy:
     mode: str
     keys: dict[str, TrustedKey] = field(default_factory=dict)
 
-    def accept(self, data: bytes, what: str) -> Manifest:
-        """Decode a manifest if it may be trusted. `what` names the part in messages.
+    def accept(self, data: bytes, what: str, read: ReadBase = no_base) -> Manifest:
+        """Decode a manifest if it may be trusted. `what` names the part in messages; `read`: as for
+        `decode_manifest`, and not called for what is not trusted.
 
         Raises TrustError, or ManifestError where the bytes are not a manifest.
         """
         if self.mode == SIGNED:
-            statement_bytes, _, signatures = split_manifest(data)
-            self._verify(statement_bytes, signatures, what)
-        return decode_manifest(data)
+            self._verify(split_manifest(data), what)
+        return decode_manifest(data, read)
 
-    def _verify(self, statement_bytes: bytes, signatures: tuple[Signature, ...], what: str) -> None:
-        message = signed_message(statement_bytes)
+    def _verify(self, sections: Sections, what: str) -> None:
+        message = signed_message(sections.statement, on_base=sections.base > 0)
         forged = None
-        for signature in signatures:
+        for signature in sections.signatures:
             trusted = self.keys.get(signature.key)
             if trusted is None:
                 continue
@@ -157,7 +160,7 @@ class TrustPolicy:
                 f"{what}: the signature of key {forged} does not fit: the manifest was changed "
                 "after it was signed. Nothing was installed; find out who wrote it"
             )
-        signers = ", ".join(signature.key for signature in signatures) or "nobody"
+        signers = ", ".join(signature.key for signature in sections.signatures) or "nobody"
         raise TrustError(
             f"{what}: signed by {signers}, and none of the {len(self.keys)} trusted keys is among "
             "them. Nothing was installed; trust the publisher's key with `aotcache key trust`"

@@ -1,9 +1,6 @@
 """The manifest: the immutable, signed list of one generation of a part's files (docs/format.md).
 
-header     one line of JSON: format, sizes of the two sections, signatures
-statement  zstd frame of JSON: what is stored. Signed, as the compressed bytes.
-locations  zstd frame of JSON: where the bytes lie. Not signed: a digest guards every file, and a
-           collector may move bytes to other packs without holding a key.
+The statement says what is stored, the locations where its bytes lie.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from typing import Annotated
 import msgspec
 
 from aotcache.errors import FormatError, InvalidNameError, ManifestError
-from aotcache.protocol.compression import zstd
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import (
     TreeKey,
@@ -27,18 +23,26 @@ from aotcache.protocol.paths import check_paths
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import MAX_TREES_USED, TreeUsed
+from aotcache.protocol.sections import (
+    Base,
+    ReadBase,
+    Sections,
+    Signature,
+    Size,
+    base_of,
+    compress,
+    compress_statement,
+    decompress,
+    decompress_statement,
+    join_sections,
+    no_base,
+    split_manifest,
+)
 
-FORMAT = "aotcache-manifest/1"
-STATEMENT_TYPE = "application/vnd.aotcache.statement.v1+json+zstd"
-
-MAX_HEADER = 64 << 10
-MAX_MANIFEST = 64 << 20  # bytes of a stored manifest object
-MAX_SECTION = 256 << 20  # bytes of a section after decompression
 MAX_FILES = 500_000
 MAX_FRAME = 64 << 20  # bytes of a frame after decompression; also of a prefix blob
 MIN_PREFIX = 8  # bytes that a frame refers to, at the least: zstd takes no fewer
 
-Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -143,20 +147,6 @@ class Locations(msgspec.Struct, frozen=True, kw_only=True):
     extra: tuple[Digest, ...] = ()
 
 
-class Signature(msgspec.Struct, frozen=True):
-    """`key`: key id, 32 hex characters. `sig`: Ed25519 over `signed_message`."""
-
-    key: str
-    sig: bytes
-
-
-class _Header(msgspec.Struct, frozen=True, kw_only=True):
-    format: str
-    statement: Size
-    locations: Size
-    signatures: tuple[Signature, ...] = ()
-
-
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest taken apart. `statement_bytes` is what the signatures cover."""
 
@@ -164,89 +154,73 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     locations: Locations
     statement_bytes: bytes
     signatures: tuple[Signature, ...]
+    base: Base | None = None
 
 
-def signed_message(statement_bytes: bytes) -> bytes:
-    """DSSE v1 pre-authentication encoding of the statement section
-    (https://github.com/secure-systems-lab/dsse/blob/master/protocol.md)."""
-    kind = STATEMENT_TYPE.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(statement_bytes), statement_bytes)
-
-
-def encode_statement(statement: Statement) -> bytes:
-    return zstd.compress(msgspec.json.encode(statement), 9)
+def encode_statement(statement: Statement, base: Base | None = None) -> bytes:
+    """The statement section. base: what it is written against."""
+    return compress_statement(msgspec.json.encode(statement), base)
 
 
 def encode_manifest(
-    statement_bytes: bytes, locations: Locations, signatures: tuple[Signature, ...]
+    statement_bytes: bytes,
+    locations: Locations,
+    signatures: tuple[Signature, ...],
+    base: Base | None = None,
+    *,
+    whole: bool = False,
 ) -> bytes:
-    locations_bytes = zstd.compress(msgspec.json.encode(locations), 9)
-    header = _Header(
-        format=FORMAT,
-        statement=len(statement_bytes),
-        locations=len(locations_bytes),
-        signatures=signatures,
+    """base: what the statement was encoded against. whole: with the base in it, as a node keeps it,
+    to be read without storage."""
+    return join_sections(
+        Sections(
+            statement=statement_bytes,
+            locations=compress(msgspec.json.encode(locations)),
+            signatures=signatures,
+            base=base.generation if base else 0,
+            base_statement=base.statement if base and whole else b"",
+        )
     )
-    return msgspec.json.encode(header) + b"\n" + statement_bytes + locations_bytes
 
 
-def split_manifest(data: bytes) -> tuple[bytes, bytes, tuple[Signature, ...]]:
-    """Statement bytes, locations bytes, signatures: what can be had before anything is trusted."""
-    if len(data) > MAX_MANIFEST:
-        raise ManifestError(f"a manifest has at most {MAX_MANIFEST} bytes, this has {len(data)}")
-    end = data.find(b"\n", 0, MAX_HEADER)
-    if end < 0:
-        raise ManifestError("no header line")
-    try:
-        header = decode_json(data[:end], _Header)
-    except FormatError as error:
-        raise ManifestError(f"bad header: {error}") from error
-    if header.format != FORMAT:
-        raise ManifestError(f"format {header.format[:40]!r}; this aotcache reads {FORMAT}: upgrade")
-    start, middle = end + 1, end + 1 + header.statement
-    if middle + header.locations != len(data):
-        raise ManifestError("the sections' sizes do not add up to the object's")
-    return data[start:middle], data[middle:], header.signatures
+def encode_whole(manifest: Manifest) -> bytes:
+    """As a node keeps it."""
+    return encode_manifest(
+        manifest.statement_bytes,
+        manifest.locations,
+        manifest.signatures,
+        manifest.base,
+        whole=True,
+    )
 
 
-def decode_manifest(data: bytes) -> Manifest:
+def decode_manifest(data: bytes, read: ReadBase = no_base) -> Manifest:
     """Take a manifest apart and check every rule of the format but the signatures.
 
-    Raises ManifestError, and nothing else, for bytes of any kind.
+    read: gives the manifest of an earlier generation of the part, where this one's statement is
+    written against it. Raises ManifestError, and what `read` raises, for bytes of any kind.
     """
-    statement_bytes, locations_bytes, signatures = split_manifest(data)
-    sections = _decompress(statement_bytes), _decompress(locations_bytes)
+    sections = split_manifest(data)
+    base = base_of(sections, read)
     try:
-        statement = decode_json(sections[0], Statement)
-        locations = decode_json(sections[1], Locations)
+        statement = decode_json(decompress_statement(sections, base), Statement)
+        locations = decode_json(decompress(sections.locations), Locations)
     except FormatError as error:
         raise ManifestError(f"bad section: {error}") from error
     try:
         _check_statement(statement)
+        if base and base.generation >= statement.generation:
+            raise ManifestError(f"it is written against generation {base.generation}, a later one")
         _check_locations(statement, locations)
     except InvalidNameError as error:
         raise ManifestError(str(error)) from error
     return Manifest(
         statement=statement,
         locations=locations,
-        statement_bytes=statement_bytes,
-        signatures=signatures,
+        statement_bytes=sections.statement,
+        signatures=sections.signatures,
+        base=base,
     )
-
-
-def _decompress(section: bytes) -> bytes:
-    try:
-        # The declared size is checked before a byte is allocated for it.
-        info = zstd.get_frame_info(section)
-        if info.decompressed_size is None or info.decompressed_size > MAX_SECTION:
-            raise ManifestError("a section does not say its size, or is too large")
-        decompressor = zstd.ZstdDecompressor()
-        raw: bytes = decompressor.decompress(section, max_length=info.decompressed_size)
-    except zstd.ZstdError as error:
-        raise ManifestError(f"a section is not a zstd frame: {error}") from error
-    if not decompressor.eof or decompressor.unused_data or len(raw) != info.decompressed_size:
-        raise ManifestError("a section is not exactly one zstd frame")
-    return raw
 
 
 def _check_statement(statement: Statement) -> None:

@@ -181,6 +181,12 @@ def manifest_key(tree: TreeKey, part: str, generation: int) -> str:
     return f"{trees_prefix(tree.namespace)}{tree.path}/{part}/{generation:08}.manifest"
 
 
+def sibling_key(key: str, generation: int) -> str:
+    """The manifest of another generation of the same part."""
+    name = parse_manifest_key(key)
+    return manifest_key(name.tree, name.part, generation)
+
+
 def deleted_key(tree: TreeKey, part: str, generation: int) -> str:
     """The marker that says: generations of this part up to this one are deleted."""
     check_part(part)

@@ -9,12 +9,14 @@ import time
 from aotcache.core.places import Places
 from aotcache.errors import GenerationTakenError, ManifestError, ObjectExistsError, TrustError
 from aotcache.protocol.manifest import (
+    Manifest,
     Statement,
     decode_manifest,
     encode_manifest,
     encode_statement,
 )
 from aotcache.protocol.names import TreeKey
+from aotcache.protocol.sections import Base
 from aotcache.sync.identity import Identity
 from aotcache.sync.plan import PartPlan
 from aotcache.sync.session import PublishSession
@@ -22,21 +24,25 @@ from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)
 
+_WORTH = 8 << 10  # bytes of a statement that others are written against
+
 
 def put_manifest(
     site: Site, session: PublishSession, plan: PartPlan, statement: Statement, places: Places
 ) -> None:
     """Put a plan's manifest; where there is one of its name, accept that one instead. One that
     cannot be accepted would keep its part from everybody for ever: it is deleted."""
-    statement_bytes = encode_statement(statement)
-    signatures = (site.signer.sign(statement_bytes),) if site.signer else ()
+    base, statement_bytes = _written(statement, plan.previous)
+    on_base = base is not None
+    signatures = (site.signer.sign(statement_bytes, on_base=on_base),) if site.signer else ()
     sizes = {entry.digest: entry.size for entry in statement.files}
     locations = places.locations(statement.digests(), sizes)
-    plan.data = encode_manifest(statement_bytes, locations, signatures)
+    stored = encode_manifest(statement_bytes, locations, signatures, base)
+    plan.data = encode_manifest(statement_bytes, locations, signatures, base, whole=True)
     decode_manifest(plan.data)  # one that breaks a rule of the format must not get into storage
     for _ in range(2):
         try:
-            site.store.put(plan.manifest_key, plan.data)
+            site.store.put(plan.manifest_key, stored)
         except ObjectExistsError:
             logger.debug("%s is there already", plan.manifest_key)
         else:
@@ -49,6 +55,18 @@ def put_manifest(
         else:
             return
     raise GenerationTakenError(f"{plan.manifest_key} is put by somebody this node does not trust")
+
+
+def _written(statement: Statement, previous: Manifest | None) -> tuple[Base | None, bytes]:
+    """The statement's section, against the one that the newest generation has or is, if that makes
+    it smaller by what another request is worth to a reader."""
+    if previous is not None:
+        base = previous.base or Base(previous.statement.generation, previous.statement_bytes)
+        if len(base.statement) >= _WORTH:
+            grown = encode_statement(statement, base)
+            if len(grown) <= len(base.statement) // 2:
+                return base, grown
+    return None, encode_statement(statement)
 
 
 def statement_of(identity: Identity, key: TreeKey, plan: PartPlan, publish_id: str) -> Statement:

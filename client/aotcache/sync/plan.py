@@ -15,14 +15,15 @@ from aotcache.protocol.v1.publish import PartState
 @dataclass(slots=True, kw_only=True)
 class PartPlan:
     """files: all of the next generation; old: how many of them the newest has. left_out: what
-    cannot lie beside them. data: the manifest that was put; taken: what the one says that was
-    there already."""
+    cannot lie beside them. previous: the newest. data: the manifest that was put, as this node
+    keeps it; taken: what the one says that was there already."""
 
     state: PartState
     manifest_key: str
     files: tuple[FileEntry, ...]
     old: int
     left_out: tuple[LeftOut, ...]
+    previous: Manifest | None
     data: bytes = b""
     taken: Statement | None = None
 
@@ -50,6 +51,7 @@ def plan_part(
         files=tuple(sorted([*old, *new], key=lambda entry: entry.path)),
         old=len(old),
         left_out=tuple(left_out),
+        previous=previous,
     )
 
 

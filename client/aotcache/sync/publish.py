@@ -26,7 +26,7 @@ from aotcache.errors import (
 from aotcache.local.journal import Journal, drop_journal, read_journal
 from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
-from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
+from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.v1.publish import OpenSession, PartState
 from aotcache.sync.announce import put_manifest, statement_of
@@ -263,6 +263,5 @@ class _Publish:
         if state.part not in self.done:
             self._note(state.part, state.generation, plan.files, 0, ALREADY_STORED)
         # So that a watcher need not ask again.
-        data = encode_manifest(previous.statement_bytes, previous.locations, previous.signatures)
-        self.state.remember(self.target, state.part, data)
+        self.state.remember(self.target, state.part, encode_whole(previous))
         return None

@@ -15,7 +15,7 @@ from aotcache.local.loading import poisoned
 from aotcache.local.pulled import Note, content_of, write_note
 from aotcache.local.staging import discard
 from aotcache.local.state import TreeState, target_of
-from aotcache.protocol.manifest import FileEntry, Manifest, encode_manifest
+from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.sync.mover import Mover
@@ -116,12 +116,9 @@ def pull(
         if missing:
             mover.move(state, tree_path)
         for manifest in manifests:
-            data = encode_manifest(
-                manifest.statement_bytes, manifest.locations, manifest.signatures
-            )
             said = manifest.statement
             target = target_of(site.store.url, said.namespace, said.platform.id)
-            state.remember(target, said.part, data)
+            state.remember(target, said.part, encode_whole(manifest))
         note(missing)
     return Pulled(
         tree=manifests[0].statement.tree,

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from aotcache.core.trust import SigningKey, TrustPolicy
 from aotcache.errors import ManifestError, TrustError
 from aotcache.protocol.manifest import Manifest
-from aotcache.protocol.names import manifest_key
+from aotcache.protocol.names import manifest_key, sibling_key
 from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore
 
@@ -55,7 +55,10 @@ class Site:
             return list(pool.map(lambda key: self.manifest(key, known.get(key)), keys))
 
     def _accept(self, key: str, data: bytes) -> Manifest:
-        found = self.policy.accept(data, key)
+        def read(generation: int) -> bytes:
+            return self.store.get(sibling_key(key, generation))
+
+        found = self.policy.accept(data, key, read)
         said = found.statement
         if manifest_key(said.tree, said.part, said.generation) != key:
             raise ManifestError(

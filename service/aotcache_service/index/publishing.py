@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from aotcache.errors import SessionExpiredError, UsageError
+from aotcache.errors import ManifestError, SessionExpiredError, UsageError
+from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import PartName, TreeKey
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.publish import PartState
@@ -54,6 +55,18 @@ def is_committed(db: Session, name: PartName) -> bool:
         PartRow.generation == name.generation,
     )
     return db.scalar(row) is not None
+
+
+def require_base(db: Session, name: PartName, manifest: Manifest) -> None:
+    """What a manifest is written against must be as lasting as it is itself."""
+    if manifest.base is None:
+        return
+    base = PartName(name.tree, name.part, manifest.base.generation)
+    if not is_committed(db, base):
+        raise ManifestError(
+            f"{name.tree} {name.part}: generation {name.generation} is written against "
+            f"{base.generation}, which is not committed: open the session again and rebase"
+        )
 
 
 def newest_parts(db: Session, key: TreeKey) -> dict[str, PartRow]:

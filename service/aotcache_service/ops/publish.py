@@ -103,6 +103,7 @@ def commit(
                     f"committed, the next is {state.next_generation}: open the session again "
                     "and rebase"
                 )
+            publishing.require_base(db, names[_key(manifest)], manifest)
             write.add_part(db, manifest, stored)
         db.delete(session)
     return done

@@ -12,6 +12,7 @@ from aotcache.protocol.names import (
     manifest_key,
     parse_deleted_key,
     parse_manifest_key,
+    sibling_key,
 )
 from aotcache.storage.base import ObjectStore
 
@@ -22,13 +23,14 @@ _MAX_PACKS = 10_000  # names are bound into one query
 
 def read_manifest(store: ObjectStore, key: str) -> Manifest:
     """Raises ObjectMissingError, and ManifestError for one that is damaged or lies elsewhere."""
-    return check_manifest(key, store.get(key))
+    return check_manifest(store, key, store.get(key))
 
 
-def check_manifest(key: str, data: bytes) -> Manifest:
-    """The manifest of these bytes, whose statement must be about the object's own key."""
+def check_manifest(store: ObjectStore, key: str, data: bytes) -> Manifest:
+    """The manifest of these bytes, whose statement must be about the object's own key. Raises as
+    `read_manifest`: what it is written against may be missing."""
     try:
-        manifest = decode_manifest(data)
+        manifest = decode_manifest(data, lambda base: store.get(sibling_key(key, base)))
     except ManifestError as error:
         raise ManifestError(f"{key}: {error}") from error
     statement = manifest.statement

@@ -17,12 +17,10 @@ from aotcache.core.trust import (
 )
 from aotcache.errors import ManifestError, TrustError, UsageError
 from aotcache.protocol.manifest import (
-    STATEMENT_TYPE,
-    Signature,
     encode_manifest,
     encode_statement,
-    signed_message,
 )
+from aotcache.protocol.sections import STATEMENT_TYPE, Signature, signed_message
 from support.stored import make_manifest
 
 STATEMENT, LOCATIONS = make_manifest()
@@ -97,7 +95,7 @@ def test_what_is_no_manifest_is_not_a_matter_of_trust() -> None:
 
 
 def test_the_signed_message_is_dsse() -> None:
-    assert signed_message(b"hello") == f"DSSEv1 47 {STATEMENT_TYPE} 5 hello".encode()
+    assert signed_message(b"hello", on_base=False) == f"DSSEv1 47 {STATEMENT_TYPE} 5 hello".encode()
 
 
 @pytest.mark.parametrize("mode", ["", SIGNED])

@@ -2,9 +2,9 @@
 
     PYTHONPATH=client:tests python tests/unit/format/make_golden.py
 
-golden/v1/objects/{key}   what a store holds
-golden/v1/trusted-keys    the line of the key that signed; its private half is thrown away
-golden/v1/installed.json  {manifest key: {path: [mode, SHA-256 of the file as installed at AT]}},
+golden/v2/objects/{key}   what a store holds
+golden/v2/trusted-keys    the line of the key that signed; its private half is thrown away
+golden/v2/installed.json  {manifest key: {path: [mode, SHA-256 of the file as installed at AT]}},
                           where AT, written as `make_golden.AT`, stands for the tree's own path
 """
 
@@ -19,7 +19,8 @@ from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
 from unit.format.sample import FIRST, JIT, SECOND, Files, aot_tree, jit_tree
 from unit.format.writer import Writer
 
-GOLDEN = Path(__file__).parent / "golden" / "v1"
+GOLDEN = Path(__file__).parent / "golden"
+VERSION = "v2"
 ELSEWHERE = "/var/cache/vllm/torch_compile_cache"
 AT = "{tree}"
 
@@ -48,19 +49,23 @@ def main() -> None:
 
     first, second, jit = (f"{ELSEWHERE}/{name}" for name in (FIRST, SECOND, JIT))
     publish(VLLM_AOT, FIRST, first, aot_tree(first, "first", kernels=3))
-    # The shared part grows: its second generation refers to the first one's pack and to its own.
-    publish(VLLM_AOT, FIRST, first, {SHARED: aot_tree(first, "first", kernels=4)[SHARED]})
+    # The shared part grows: its later generations refer to the first one's pack and to their own,
+    # and are written against the first one.
+    for kernels in (4, 5):
+        grown = aot_tree(first, "first", kernels=kernels)
+        publish(VLLM_AOT, FIRST, first, {SHARED: grown[SHARED]})
     # A recompile: the shared part needs no new pack, the models are stored against the first one.
     publish(VLLM_AOT, SECOND, second, aot_tree(second, "second", kernels=4))
     publish(VLLM_JIT, JIT, jit, jit_tree(jit))
 
-    GOLDEN.mkdir(parents=True)  # fails where golden files are: what was released stays readable
+    here = GOLDEN / VERSION
+    here.mkdir(parents=True)  # fails where golden files are: what was released stays readable
     for key, data in writer.objects.items():
-        target = GOLDEN / "objects" / key
+        target = here / "objects" / key
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    (GOLDEN / "trusted-keys").write_text(signer.public_line("golden files of version 1") + "\n")
-    (GOLDEN / "installed.json").write_text(json.dumps(installed, indent=1, sort_keys=True) + "\n")
+    (here / "trusted-keys").write_text(signer.public_line(f"golden files of {VERSION}") + "\n")
+    (here / "installed.json").write_text(json.dumps(installed, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

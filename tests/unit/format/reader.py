@@ -24,7 +24,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-STATEMENT_TYPE = b"application/vnd.aotcache.statement.v1+json+zstd"
+STATEMENT_TYPE = b"application/vnd.aotcache.statement.v%d+json+zstd"
 HEADER_BYTES, FRAME_BYTES, RELOCATED_BYTES = 65_536, 67_108_864, 16_777_216
 TREES, SECONDS = 64, 1_000_000_000
 WINDOW = {int(zstd.DecompressionParameter.window_log_max): 27}
@@ -71,19 +71,38 @@ def _split(manifest: bytes) -> tuple[dict[str, Any], bytes, bytes]:
     line, feed, body = manifest.partition(b"\n")
     _require(feed and len(line) <= HEADER_BYTES, "no header line")
     header = json.loads(line)
-    _require(header["format"] == "aotcache-manifest/1", f"format {header['format']!r}")
+    version = {"aotcache-manifest/1": 1, "aotcache-manifest/2": 2}.get(header["format"])
+    _require(version, f"format {header['format']!r}")
+    _require((header.get("base", 0) > 0) == (version == 2), "a base of the other format")
+    _require(not header.get("base_statement"), "a base that belongs to a node's own copy")
     cut = header["statement"]
     _require(0 <= cut <= len(body) == cut + header["locations"], "not two sections")
     return header, body[:cut], body[cut:]
 
 
+def _section(stored: bytes, base: bytes | None = None) -> bytes:
+    return _frame(stored, zstd.get_frame_info(stored).decompressed_size or 0, base)
+
+
 @_refusing()
-def read_manifest(manifest: bytes) -> dict[str, Any]:
-    """{"header", "statement", "locations"} as decoded JSON; verifies nothing but their form."""
-    header, *sections = _split(manifest)
-    sizes = [zstd.get_frame_info(stored).decompressed_size or 0 for stored in sections]
-    statement, locations = map(json.loads, map(_frame, sections, sizes))
-    return {"header": header, "statement": statement, "locations": locations}
+def read_manifest(manifest: bytes, base: bytes | None = None) -> dict[str, Any]:
+    """{"header", "statement", "locations"} as decoded JSON; verifies nothing but their form.
+
+    `base` is the manifest that the header's `base` names, where it names one.
+    """
+    header, statement, locations = _split(manifest)
+    before = None
+    if header.get("base"):
+        first, section, _ = _split(base or b"")
+        named, statement = statement[:32], statement[32:]
+        _require(not first.get("base"), "a base has a base")
+        _require(blake3(section).digest() == named, "not the base it was written against")
+        before = _section(section)
+    return {
+        "header": header,
+        "statement": json.loads(_section(statement, before)),
+        "locations": json.loads(_section(locations)),
+    }
 
 
 @_refusing()
@@ -95,7 +114,8 @@ def verify(manifest: bytes, trusted: str) -> None:
     key = hashlib.sha256(raw).hexdigest()[:32]
     signatures = [one["sig"] for one in header["signatures"] if one["key"] == key]
     _require(kind == "aotcache-ed25519" and signatures, "not signed by the trusted key")
-    sizes = b"%d %b %d" % (len(STATEMENT_TYPE), STATEMENT_TYPE, len(statement))
+    signed = STATEMENT_TYPE % (2 if header.get("base") else 1)
+    sizes = b"%d %b %d" % (len(signed), signed, len(statement))
     for signature in signatures:
         raw = base64.b64decode(signature, validate=True)
         public.verify(raw, b"DSSEv1 " + sizes + b" " + statement)
@@ -202,7 +222,12 @@ def install(
     stored = read_object(manifest_key)
     if trusted is not None:
         verify(stored, trusted)
-    manifest, contents = read_manifest(stored), list[tuple[Path, int, bytes]]()
+    contents = list[tuple[Path, int, bytes]]()
+    with _refusing():
+        generation = _split(stored)[0].get("base", 0)
+        base_key = re.sub(r"\d{8}(?=\.manifest$)", f"{generation:08}", manifest_key)
+        _require(base_key < manifest_key or not generation, "written against a later one")
+    manifest = read_manifest(stored, read_object(base_key) if generation else None)
     with _refusing():
         _check_statement(manifest_key, manifest["statement"])
         blobs = _Blobs(manifest, read_object)

@@ -26,7 +26,9 @@ from aotcache.protocol.names import (
     VLLM_JIT,
     pack_key,
     parse_manifest_key,
+    sibling_key,
 )
+from aotcache.protocol.sections import ReadBase
 from aotcache.storage import open_store
 from aotcache.sync.fetch import Fetcher
 from unit.format.make_golden import GOLDEN, listing
@@ -34,13 +36,31 @@ from unit.format.reader import Refused, install, read_manifest, verify
 from unit.format.sample import FIRST, JIT, SECOND, File, Files, aot_tree, jit_tree
 from unit.format.writer import Writer
 
-TRUSTED = (GOLDEN / "trusted-keys").read_text().strip()
-INSTALLED: dict[str, dict[str, list[Any]]] = json.loads((GOLDEN / "installed.json").read_text())
-OBJECTS = GOLDEN / "objects"
+VERSIONS = ("v1", "v2")
+OBJECTS = GOLDEN / "v1" / "objects"
 
 
-def golden(key: str) -> bytes:
-    return (OBJECTS / key).read_bytes()
+def trusted(version: str) -> str:
+    return (GOLDEN / version / "trusted-keys").read_text().strip()
+
+
+def installed(version: str) -> dict[str, dict[str, list[Any]]]:
+    found: dict[str, dict[str, list[Any]]] = json.loads(
+        (GOLDEN / version / "installed.json").read_text()
+    )
+    return found
+
+
+TRUSTED, INSTALLED = trusted("v1"), installed("v1")
+ALL = [(version, key) for version in VERSIONS for key in installed(version)]
+
+
+def golden(key: str, version: str = "v1") -> bytes:
+    return (GOLDEN / version / "objects" / key).read_bytes()
+
+
+def read_base(key: str, version: str) -> ReadBase:
+    return lambda generation: golden(sibling_key(key, generation), version)
 
 
 def policy(line: str) -> TrustPolicy:
@@ -60,8 +80,11 @@ def as_json(value: object) -> Any:
     return json.loads(json.dumps(value))
 
 
-def test_golden_files_hold_what_a_reader_has_to_cope_with() -> None:
-    manifests = [decode_manifest(golden(key)) for key in INSTALLED]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_golden_files_hold_what_a_reader_has_to_cope_with(version: str) -> None:
+    manifests = [
+        decode_manifest(golden(key, version), read_base(key, version)) for key in installed(version)
+    ]
     frames = {
         frame
         for manifest in manifests
@@ -77,20 +100,22 @@ def test_golden_files_hold_what_a_reader_has_to_cope_with() -> None:
     assert any(entry.size == 0 for entry in entries)
     packs = [{pack.name for pack in manifest.locations.packs} for manifest in shared]
     assert packs[0] < packs[1]
-    everything = [path for path in GOLDEN.rglob("*") if path.is_file()]
+    on_base = {one.base.generation for one in manifests if one.base}
+    assert on_base == ({1} if version == "v2" else set())
+    everything = [path for path in (GOLDEN / version).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in everything) < 200_000
 
 
-@pytest.mark.parametrize("key", INSTALLED)
-def test_the_second_reader_installs_golden_files(key: str, tmp_path: Path) -> None:
-    install(golden, key, tmp_path, TRUSTED)
-    assert as_json(listing(on_disk(tmp_path), str(tmp_path))) == INSTALLED[key]
+@pytest.mark.parametrize(("version", "key"), ALL)
+def test_the_second_reader_installs_golden_files(version: str, key: str, tmp_path: Path) -> None:
+    install(lambda name: golden(name, version), key, tmp_path, trusted(version))
+    assert as_json(listing(on_disk(tmp_path), str(tmp_path))) == installed(version)[key]
 
 
-@pytest.mark.parametrize("key", INSTALLED)
-def test_aotcache_reads_golden_files(key: str) -> None:
-    store = open_store(f"file://{OBJECTS}")
-    manifest = policy(TRUSTED).accept(store.get(key), key)
+@pytest.mark.parametrize(("version", "key"), ALL)
+def test_aotcache_reads_golden_files(version: str, key: str) -> None:
+    store = open_store(f"file://{GOLDEN / version / 'objects'}")
+    manifest = policy(trusted(version)).accept(store.get(key), key, read_base(key, version))
     statement, name = manifest.statement, parse_manifest_key(key)
     assert (statement.tree, statement.part, statement.generation) == (
         name.tree,
@@ -112,7 +137,7 @@ def test_aotcache_reads_golden_files(key: str) -> None:
         )
         for entry in statement.files
     }
-    assert as_json(listing(files, "/at")) == INSTALLED[key]
+    assert as_json(listing(files, "/at")) == installed(version)[key]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +157,38 @@ def test_what_is_written_now_installs_as_it_was(
     for key in writer.publish(layout, tree_hash, parts):
         install(writer.objects.__getitem__, key, tree, signer.public_line())
     assert on_disk(tree) == {path: file for files in parts.values() for path, file in files.items()}
+
+
+def test_another_base_is_refused_by_both(tmp_path: Path) -> None:
+    """A storage that puts another statement in the place of a base changes no file list."""
+    (key,) = [
+        key
+        for key in installed("v2")
+        if f"{FIRST}/" in key and SHARED in key and parse_manifest_key(key).generation == 2
+    ]
+    first = sibling_key(key, 1)
+    other = next(name for name in installed("v2") if f"{SECOND}/" in name and SHARED in name)
+
+    def replaced(name: str) -> bytes:
+        return golden(other if name == first else name, "v2")
+
+    with pytest.raises(Refused, match="base"):
+        install(replaced, key, tmp_path / "tree", trusted("v2"))
+    assert not (tmp_path / "tree").exists()
+    with pytest.raises(ManifestError, match="not the statement that this one was written against"):
+        policy(trusted("v2")).accept(golden(key, "v2"), key, lambda _: golden(other, "v2"))
+    with pytest.raises(ManifestError, match="has a base itself"):
+        policy(trusted("v2")).accept(
+            golden(key, "v2"), key, lambda _: golden(sibling_key(key, 3), "v2")
+        )
+
+
+def test_a_signature_is_of_one_format() -> None:
+    key = next(key for key in installed("v2") if "00000002" in key)
+    manifest = golden(key, "v2")
+    for wrong in (b'/1","statement"', b'/1", "statement"'):
+        changed = manifest.replace(b'/2","statement"', wrong, 1)
+        refused_by_both(changed, trusted("v2"))
 
 
 # -- tampering --------------------------------------------------------------------------------
@@ -176,7 +233,7 @@ def test_both_refuse_what_is_not_signed() -> None:
 
 
 def test_both_refuse_the_next_format() -> None:
-    manifest = golden(KEY).replace(b"aotcache-manifest/1", b"aotcache-manifest/2", 1)
+    manifest = golden(KEY).replace(b"aotcache-manifest/1", b"aotcache-manifest/3", 1)
     refused_by_both(manifest, TRUSTED)
     with pytest.raises(Refused, match="format"):
         read_manifest(manifest)

@@ -17,6 +17,7 @@ from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import TreeUsed
+from aotcache.protocol.sections import Base
 from unit.format.sample import Files
 
 PLATFORM = Platform(
@@ -37,7 +38,8 @@ WORTH_A_PREFIX = 64 << 10
 class Writer:
     """Publishes trees one after another, and reuses all that it stored before.
 
-    objects: what is stored, by key. generations: of each part of each tree so far.
+    objects: what is stored, by key. generations: of each part of each tree so far; all but the
+    first are written against it, however small.
     """
 
     signer: SigningKey | None
@@ -45,6 +47,7 @@ class Writer:
     objects: dict[str, bytes] = field(default_factory=dict)
     generations: dict[tuple[TreeKey, str], int] = field(default_factory=dict)
     _places: Places = field(default_factory=Places)
+    _bases: dict[tuple[TreeKey, str], Base] = field(default_factory=dict)
     _first_model: tuple[str, bytes] | None = None
 
     def publish(self, layout: str, tree_hash: str, parts: Mapping[str, Files]) -> list[str]:
@@ -117,11 +120,14 @@ class Writer:
             trees=(TreeUsed(layout=key.layout, hash=key.hash, compile_seconds=61.5),),
             files=files,
         )
-        stated = encode_statement(statement)
+        base = self._bases.get((key, part))
+        stated = encode_statement(statement, base)
+        self._bases.setdefault((key, part), Base(generation, stated))
         sizes = {entry.digest: entry.size for entry in files}
         locations = self._places.locations(statement.digests(), sizes)
-        signatures = (self.signer.sign(stated),) if self.signer else ()
+        on_base = base is not None
+        signatures = (self.signer.sign(stated, on_base=on_base),) if self.signer else ()
         name = manifest_key(key, part, generation)
-        self.objects[name] = encode_manifest(stated, locations, signatures)
+        self.objects[name] = encode_manifest(stated, locations, signatures, base)
         self.generations[key, part] = generation
         return name

@@ -12,24 +12,21 @@ from aotcache.errors import ManifestError
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import (
     EXECUTABLE,
-    FORMAT,
     MAX_FRAME,
-    MAX_HEADER,
     PLAIN,
     BlobPlace,
     FileEntry,
     Frame,
     Locations,
     PackPlace,
-    Signature,
     decode_manifest,
     encode_manifest,
     encode_statement,
-    split_manifest,
 )
 from aotcache.protocol.names import VLLM_AOT, VLLM_JIT, manifest_key, parse_manifest_key
 from aotcache.protocol.recipe import MAX_EXTRA, MAX_PARALLEL, MAX_TEXT
 from aotcache.protocol.record import MAX_TREES_USED, TreeUsed
+from aotcache.protocol.sections import FORMAT, MAX_HEADER, Signature, split_manifest
 from support.stored import HASH, PLATFORM, RECIPE, make_manifest
 
 D1, D2, D3, D4 = (letter * 64 for letter in "1234")
@@ -187,7 +184,7 @@ def test_a_deep_header_is_refused() -> None:
 
 
 def test_another_format_says_what_to_do() -> None:
-    refused(MANIFEST.replace(b"manifest/1", b"manifest/2", 1), match="upgrade")
+    refused(MANIFEST.replace(b"manifest/1", b"manifest/3", 1), match="upgrade")
 
 
 def test_fields_that_are_not_known_are_ignored() -> None:

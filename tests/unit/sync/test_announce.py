@@ -128,7 +128,9 @@ def test_what_breaks_the_format_is_not_put(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        announce, "encode_manifest", lambda *sections: encode_manifest(*sections) + b"more"
+        announce,
+        "encode_manifest",
+        lambda *given, **more: encode_manifest(*given, **more) + b"more",
     )
     with pytest.raises(ManifestError):
         publish_tree(here.site(), small_tree(tmp_path / "node"))

@@ -104,6 +104,39 @@ def test_a_second_publish_uploads_nothing(here: Here, tmp_path: Path, audited: A
     assert (again.uploaded_bytes, audited) == (0, [])
 
 
+def test_a_large_part_grows_by_what_is_new(here: Here, tmp_path: Path, audited: Audited) -> None:
+    """Its manifest is written against the first one: what its readers see is the same."""
+    tree = small_tree(tmp_path / "node")
+    for number in range(400):
+        add(tree.path, f"inductor_cache/ab/c{number:04}.py", random.Random(number).randbytes(20))
+    site = here.site()
+    first = publish_tree(site, tree)
+    audited.clear()
+    for generation in (2, 3):
+        add(tree.path, f"inductor_cache/ab/new{generation}.py", b"new")
+        grown = publish_tree(site, tree)
+        ((part, generation_now),) = {
+            (p.part, p.generation) for p in grown.parts if p.status == PUBLISHED
+        }
+        assert (part, generation_now) == ("shared", generation)
+        (key,) = _puts(audited, "/trees/")
+        assert here.store.size(key) * 4 < here.store.size(manifest_key(first.tree, part, 1))
+        manifest = _manifest(here.site(), grown, part)
+        assert manifest.base is not None
+        assert manifest.base.generation == 1
+        # Who publishes next, watches or pulls over it reads what is kept here.
+        target = target_of(site.store.url, "default", first.tree.platform)
+        kept = TreeState(tree.path).remembered(target)[part]
+        assert decode_manifest(kept) == manifest
+    pulled = pull_tree(here.site(), tree, H100, tmp_path / "other")
+    assert isinstance(pulled, Pulled)
+    assert contents(pulled.path).keys() == {
+        path for path in contents(tree.path) if ".aotcache" not in path and "lock" not in path
+    }
+    again = pull_tree(here.site(), tree, H100, tmp_path / "other")
+    assert isinstance(again, Pulled)
+
+
 def test_growth_is_a_generation_that_uploads_what_is_new(
     here: Here, tmp_path: Path, audited: Audited
 ) -> None:

@@ -183,7 +183,7 @@ async def _read_body(request: Request, length: int) -> tuple[bytearray, str]:
 
 def _put(store: ObjectStore, key: str, data: bytearray, digest: str) -> None:
     if _check_kind(key) == "trees":
-        check_manifest(key, bytes(data))
+        check_manifest(store, key, bytes(data))
     elif not key.rpartition("/")[2].startswith(f"{digest}-"):
         raise PackError(f"{key}: the body's SHA-256 is {digest[:12]}…: it was damaged on its way")
     store.put(key, memoryview(data))
