@@ -37,6 +37,11 @@ def digest_of(data: bytes | bytearray | memoryview) -> str:
     return blake3(data).hexdigest()
 
 
+def in_pieces(data: bytes) -> Iterator[bytes]:
+    """As a `Source` gives its bytes."""
+    return (data[at : at + FRAME_RAW] for at in range(0, len(data), FRAME_RAW))
+
+
 class Prefix:
     """A blob that frames are compressed against, piece by piece."""
 
@@ -59,7 +64,8 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A blob to be packed. `read` gives its location-free bytes.
+    """A blob to be packed. `read` gives its location-free bytes, in pieces of FRAME_RAW but for the
+    last, so that of a large one there is never more than a few frames in memory.
 
     prefix: a blob that is nearly equal, as (digest, reader of its bytes, which may give None): the
     source is then compressed against it, in frames of its own. Of sources that share one and
@@ -70,7 +76,7 @@ class Source:
     size: int
     group: tuple[str, ...]
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], Iterable[bytes]]
     prefix: tuple[str, Callable[[], bytes | None]] | None = None
 
 
@@ -134,9 +140,6 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
     group: tuple[str, ...] = ()
     held: Prefix | None = None
     for source in sources:
-        data = source.read()
-        if len(data) != source.size or digest_of(data) != source.digest:
-            raise NotSettledError(f"{source.name} changed while it was published: try again later")
         if buffer and (source.prefix or source.group != group):
             yield _RawFrame(bytes(buffer), starts)
             buffer, starts = bytearray(), []
@@ -150,28 +153,46 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
                         f"what {source.name} is packed against changed: try again"
                     )
             if held is not None:
-                yield from _against(held, source.digest, data)
+                yield from _against(held, source)
                 continue
-        starts.append((source.digest, len(buffer), len(data)))
-        buffer += data
-        if len(buffer) >= FRAME_RAW:
-            for start in range(0, len(buffer), FRAME_RAW):
-                yield _RawFrame(bytes(buffer[start : start + FRAME_RAW]), starts)
+        starts.append((source.digest, len(buffer), source.size))
+        for piece in _checked(source):
+            buffer += piece
+            if len(buffer) >= FRAME_RAW:
+                yield _RawFrame(bytes(buffer[:FRAME_RAW]), starts)
+                del buffer[:FRAME_RAW]
                 starts = []
-            buffer = bytearray()
+        if buffer and not starts:
+            # The end of a large blob: what comes next begins a frame of its own.
+            yield _RawFrame(bytes(buffer), starts)
+            buffer, starts = bytearray(), []
     if buffer:
         yield _RawFrame(bytes(buffer), starts)
 
 
-def _against(prefix: Prefix, digest: str, data: bytes) -> Iterator[_RawFrame]:
+def _checked(source: Source) -> Iterator[bytes]:
+    """The pieces of a source. Raises NotSettledError at the end where they are not its bytes: its
+    pack is then never closed."""
+    hasher, size = blake3(), 0
+    for piece in source.read():
+        hasher.update(piece)
+        size += len(piece)
+        if size > source.size:
+            break
+        yield piece
+    if size != source.size or hasher.hexdigest() != source.digest:
+        raise NotSettledError(f"{source.name} changed while it was published: try again later")
+
+
+def _against(prefix: Prefix, source: Source) -> Iterator[_RawFrame]:
     """A blob in frames that each refer to about the same place of one that is nearly equal: what
     one has more than the other may lie anywhere before it."""
-    shift = prefix.size - len(data)
-    for at in range(0, len(data), FRAME_RAW):
-        piece = data[at : at + FRAME_RAW]
+    shift = prefix.size - source.size
+    for number, piece in enumerate(_checked(source)):
+        at = number * FRAME_RAW
         start = max(0, at + min(0, shift) - _SLACK)
         end = min(prefix.size, at + len(piece) + max(0, shift) + _SLACK)
-        starts = [(digest, 0, len(data))] if at == 0 else []
+        starts = [(source.digest, 0, source.size)] if at == 0 else []
         if end - start < MIN_PREFIX:
             yield _RawFrame(piece, starts)
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from blake3 import blake3
 
-from aotcache.core.pack import MAX_BLOB, digest_of
+from aotcache.core.pack import FRAME_RAW, MAX_BLOB, digest_of, in_pieces
 from aotcache.core.relocation import kind_of, make_free
 from aotcache.errors import NotSettledError, RelocationError
 from aotcache.local.journal import Described, read_memo, write_memo
@@ -18,16 +18,32 @@ from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
 from aotcache.protocol.manifest import NOT_RELOCATED
 
 _WHOLE = 1 << 20  # bytes of a file that is read at once
+_PIECE = 256 << 10  # bytes that are hashed at once: they stay in the processor's cache
 
 
-def read_free(tree: FoundTree, path: str) -> tuple[str, bytes]:
-    """How a file is relocated, and its location-free bytes. Raises RelocationError, or
-    NotSettledError when it went away."""
+def read_free(tree: FoundTree, path: str, size: int) -> tuple[str, bytes]:
+    """How a file of about this size is relocated, and its location-free bytes. Raises
+    RelocationError, or NotSettledError when it went away."""
     try:
-        content = read_bytes(os.path.join(tree.path, path))
+        content = read_bytes(f"{tree.path}/{path}", size)
     except OSError as error:
         raise NotSettledError(f"{tree.path}/{path}: {error.strerror}") from error
     return make_free(content, path, tree.hash)
+
+
+def read_pieces(tree: FoundTree, path: str, size: int) -> Iterator[bytes]:
+    """The location-free bytes of a file of about this size, as a `Source` gives them. Raises as
+    `read_free` does."""
+    if size <= FRAME_RAW or kind_of(path) != NOT_RELOCATED:
+        yield from in_pieces(read_free(tree, path, size)[1])
+        return
+    try:
+        # Whole, a model would take new memory each time, which costs more than to read it.
+        with open(f"{tree.path}/{path}", "rb") as file:
+            while piece := file.read(FRAME_RAW):
+                yield piece
+    except OSError as error:
+        raise NotSettledError(f"{tree.path}/{path}: {error.strerror}") from error
 
 
 def _describe(tree: FoundTree, file: ScannedFile) -> Described | RelocationError:
@@ -35,7 +51,7 @@ def _describe(tree: FoundTree, file: ScannedFile) -> Described | RelocationError
     try:
         if file.size > _WHOLE and kind_of(file.path) == NOT_RELOCATED:
             return Described(stat, *_read_through(tree, file.path), NOT_RELOCATED)
-        relocate, free = read_free(tree, file.path)
+        relocate, free = read_free(tree, file.path, file.size)
     except RelocationError as error:
         return error
     return Described(stat, digest_of(free), len(free), relocate)
@@ -44,11 +60,12 @@ def _describe(tree: FoundTree, file: ScannedFile) -> Described | RelocationError
 def _read_through(tree: FoundTree, path: str) -> tuple[str, int]:
     """Digest and size of a file that is stored as it is, without holding it in memory."""
     hasher, size = blake3(), 0
+    piece = memoryview(bytearray(_PIECE))
     try:
-        with open(os.path.join(tree.path, path), "rb", buffering=0) as file:
-            while chunk := file.read(_WHOLE):
-                hasher.update(chunk)
-                size += len(chunk)
+        with open(f"{tree.path}/{path}", "rb", buffering=0) as file:
+            while count := file.readinto(piece):
+                hasher.update(piece[:count])
+                size += count
     except OSError as error:
         raise NotSettledError(f"{tree.path}/{path}: {error.strerror}") from error
     return hasher.hexdigest(), size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from aotcache.core.pack import BuiltPack, Source, build_packs
 from aotcache.core.places import Place, Places
@@ -14,7 +14,7 @@ from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.manifest import FileEntry
 from aotcache.protocol.names import pack_key
-from aotcache.sync.describe import read_free
+from aotcache.sync.describe import read_pieces
 from aotcache.sync.neighbours import Neighbours, is_model
 from aotcache.sync.referred import Referred
 from aotcache.sync.site import Site
@@ -139,7 +139,7 @@ class Uploader:
                 where[digest].size,
                 tuple(sorted(needed[digest])),
                 f"{self._tree.path}/{where[digest].path}",
-                self._reader(where[digest].path),
+                self._reader(where[digest]),
                 self._prefix(where[digest], base, places, neighbours),
             )
             for digest in sorted(needed, key=order)
@@ -160,10 +160,11 @@ class Uploader:
         place = places.by_digest.get(base.digest)
         if entry.digest == base.digest or (place is not None and places.prefixes_of(place)):
             return None  # a prefix must not need one itself
-        return base.digest, self._reader(base.path)
+        read = self._reader(base)
+        return base.digest, lambda: b"".join(read())
 
-    def _reader(self, path: str) -> Callable[[], bytes]:
-        return lambda: read_free(self._tree, path)[1]
+    def _reader(self, entry: FileEntry) -> Callable[[], Iterator[bytes]]:
+        return lambda: read_pieces(self._tree, entry.path, entry.size)
 
 
 def _add(places: Places, put: PutPack) -> None:

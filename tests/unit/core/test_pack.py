@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aotcache.core import pack as pack_module
-from aotcache.core.pack import PIECE, BuiltPack, Prefix, Source, build_packs, compress, digest_of
+from aotcache.core.pack import (
+    PIECE,
+    BuiltPack,
+    Prefix,
+    Source,
+    build_packs,
+    compress,
+    digest_of,
+    in_pieces,
+)
 from aotcache.errors import NotSettledError, PackError
 from aotcache.protocol.manifest import Frame
 from aotcache.protocol.names import check_pack
@@ -35,9 +44,13 @@ def source(
         len(data),
         group,
         "a file",
-        lambda: data,
+        lambda: in_pieces(data),
         None if prefix is None else (digest_of(prefix), lambda: prefix),
     )
+
+
+def contents(sources: Iterable[Source]) -> dict[str, bytes]:
+    return {one.digest: b"".join(one.read()) for one in sources}
 
 
 def read_back(packs: Iterable[BuiltPack], prefixes: dict[str, bytes]) -> dict[str, bytes]:
@@ -75,7 +88,7 @@ def test_blobs_round_trip_and_groups_share_no_frame(
         sources = [source(noise(n, size), group) for n, (size, group) in enumerate(blobs)]
         packs = list(build_packs(sources, PUBLISH_ID))
     found = read_back(packs, {})
-    assert found == {one.digest: one.read() for one in sources}
+    assert found == contents(sources)
     groups = {one.digest: one.group for one in sources}
     for pack in packs:
         assert all(0 < frame.raw <= 2_000 + 4_999 for frame in pack.place.frames)
@@ -115,12 +128,14 @@ def test_a_blob_with_a_prefix_has_a_frame_of_its_own() -> None:
     frames = pack.place.frames
     assert [frame.prefix for frame in frames] == [None, digest_of(base), None]
     assert frames[1].stored < 1_000
-    assert read_back([pack], {digest_of(base): base}) == {one.digest: one.read() for one in sources}
+    assert read_back([pack], {digest_of(base): base}) == {
+        one.digest: b"".join(one.read()) for one in sources
+    }
 
 
 def test_a_prefix_that_cannot_be_read_is_done_without() -> None:
     near = Source(
-        digest_of(b"near"), 4, ("shared",), "a file", lambda: b"near", ("0", lambda: None)
+        digest_of(b"near"), 4, ("shared",), "a file", lambda: [b"near"], ("0", lambda: None)
     )
     (pack,) = build_packs([source(b"before"), near], PUBLISH_ID)
     assert all(frame.prefix is None for frame in pack.place.frames)
@@ -138,7 +153,7 @@ def test_a_pack_is_closed_before_it_is_too_large(sizes: list[int]) -> None:
         packs = list(build_packs(sources, PUBLISH_ID))
     # zstd's own bytes: some for each frame.
     assert all(len(pack.data) <= 32_000 + 20 * len(pack.place.frames) for pack in packs)
-    assert read_back(packs, {}) == {one.digest: one.read() for one in sources}
+    assert read_back(packs, {}) == contents(sources)
 
 
 def test_the_largest_blob_behind_a_frame_of_others_is_within_the_limit() -> None:
@@ -181,7 +196,7 @@ def test_bytes_that_a_prefix_does_not_have(start: int, length: int) -> None:
 
 @pytest.mark.parametrize("now", [b"other", b"longer than before", b""])
 def test_a_file_that_changes_meanwhile_stops_the_publish(now: bytes) -> None:
-    changed = Source(digest_of(b"first"), 5, ("shared",), "/tree/file", lambda: now)
+    changed = Source(digest_of(b"first"), 5, ("shared",), "/tree/file", lambda: [now])
     with pytest.raises(NotSettledError, match="/tree/file changed"):
         list(build_packs([source(b"fine"), changed], PUBLISH_ID))
 

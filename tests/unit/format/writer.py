@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from posixpath import basename
 
-from aotcache.core.pack import Source, build_packs, digest_of
+from aotcache.core.pack import Source, build_packs, digest_of, in_pieces
 from aotcache.core.places import Place, Places
 from aotcache.core.relocation import make_free
 from aotcache.core.trust import SigningKey
@@ -87,7 +87,7 @@ class Writer:
                 else:
                     prefix = self._first_model[0], partial(bytes, self._first_model[1])
             group = tuple(sorted(needed[digest]))
-            sources.append(Source(digest, len(free), group, path, partial(bytes, free), prefix))
+            sources.append(Source(digest, len(free), group, path, partial(in_pieces, free), prefix))
         for pack in build_packs(sources, publish_id):
             self.objects[pack_key("default", pack.place.name)] = pack.data
             for digest, (offset, size) in pack.blobs.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from aotcache.core.pack import Source, build_packs, digest_of
+from aotcache.core.pack import Source, build_packs, digest_of, in_pieces
 from aotcache.core.places import Job, Place, Places
 from aotcache.errors import ObjectMissingError, PackError
 from aotcache.protocol.names import pack_key
@@ -50,7 +50,7 @@ class Stored:
 
 def _source(data: bytes, against: bytes | None = None) -> Source:
     prefix = None if against is None else (digest_of(against), lambda: against)
-    return Source(digest_of(data), len(data), ("shared",), "file", lambda: data, prefix)
+    return Source(digest_of(data), len(data), ("shared",), "file", lambda: in_pieces(data), prefix)
 
 
 def _counted(stored: Stored) -> list[str]:
