@@ -227,6 +227,10 @@ def compress(data: bytes, prefix: Prefix | None = None, start: int = 0, length: 
     # The window must reach back over the whole piece, and long-distance matching finds it there.
     window = max(20, min(27, (len(data) + (length or prefix.size)).bit_length()))
     options |= {parameter.window_log: window, parameter.enable_long_distance_matching: 1}
+    if len(data) >= FRAME_RAW:
+        # Of what is this long long matches leave little: to look for them at fewer places, and for
+        # others less, takes half the time (docs/benchmarks.md).
+        options |= {parameter.compression_level: 1, parameter.ldm_hash_rate_log: 9}
     return zstd.compress(data, options=options, zstd_dict=prefix.piece(start, length))
 
 
