@@ -93,7 +93,7 @@ def cli(verbose: bool) -> None:
         format="%(asctime)s aotcache %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    for chatty in ("urllib3", "asyncio", "aiobotocore", "botocore", "s3fs", "fsspec", "filelock"):
+    for chatty in ("asyncio", "aiobotocore", "botocore", "s3fs", "fsspec", "filelock"):
         # What they warn of (a connection is tried again) ends in an error of ours, or well.
         logging.getLogger(chatty).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The HTTP pool behind the index and the objects: sole importer of urllib3.
+"""The HTTP client behind the index and the objects.
 
 The token goes into one header and nowhere else: not into a repr, an error or a log line. Nor does
 the query of a URL: that of a presigned one is as good as a credential.
@@ -7,16 +7,13 @@ the query of a URL: that of a presigned one is as good as a credential.
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.parse import unquote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
-import urllib3
 
 from aotcache import __version__
 from aotcache.errors import (
@@ -26,28 +23,34 @@ from aotcache.errors import (
     UsageError,
     error_classes,
 )
+from aotcache.net.connections import Origin, Pool, origin
 from aotcache.protocol.decoding import decode_json
-from aotcache.protocol.v1.problem import Problem
+
+if TYPE_CHECKING:
+    from aotcache.protocol.v1.problem import Problem
+
+logger = logging.getLogger(__name__)
 
 MISS = "miss"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 RETRIES = 3
-CONNECTIONS = 32
-_PIECE = 256 << 10  # bytes of a body handed to the socket at a time
+_PAUSE = 0.2  # seconds, doubled for each try; the second one comes at once
 
 # A PUT is put-if-absent: sent twice it stores once, and the second answer says `object_exists`.
 _REPEATABLE = ("GET", "HEAD", "PUT")
+_BUSY = (502, 503, 504)
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_SIGNED_QUERY = re.compile(r"\?\S*X-Amz-Signature=\S*")
+# What may stand in the path and query of a request; all else is sent as %XX.
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 Reply = TypeVar("Reply")
 Missed = TypeVar("Missed")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, whatever its status. url: that was asked, for messages."""
+class Answer(msgspec.Struct, frozen=True):
+    """What came back, whatever its status. url: that was asked, for messages. headers: by name in
+    lower case."""
 
     method: str
     url: str
@@ -63,6 +66,8 @@ class Answer:
         """The Problem in the body of an answer that is not a 2xx; None: there is none to read."""
         if self.ok:
             return None
+        from aotcache.protocol.v1.problem import Problem
+
         try:
             return decode_json(self.data, Problem)
         except FormatError:
@@ -97,33 +102,6 @@ class Answer:
         return ""
 
 
-class _Unsigned(logging.Filter):
-    """urllib3 logs what it asks for: of a presigned URL without what makes it one."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                _SIGNED_QUERY.sub("?…", arg) if isinstance(arg, str) else arg for arg in record.args
-            )
-        return True
-
-
-for _logger in ("urllib3.connectionpool", "urllib3.util.retry"):
-    logging.getLogger(_logger).addFilter(_Unsigned())
-
-
-class _Pieces:
-    """A body that is sent a piece at a time, so that a timeout is one of a piece, not of it all;
-    and from its start again when the call is repeated."""
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._data = memoryview(data)
-
-    def __iter__(self) -> Iterator[bytes]:
-        for start in range(0, len(self._data), _PIECE):
-            yield bytes(self._data[start : start + _PIECE])
-
-
 class HttpClient:
     """Thread-safe pool of connections to the service at `url`.
 
@@ -142,30 +120,19 @@ class HttpClient:
         read_seconds: float = READ_SECONDS,
         retries: int = RETRIES,
     ) -> None:
-        self.url = _checked_url(url)
-        self._headers = {"User-Agent": f"aotcache/{__version__}", "Accept": "application/json"}
+        to, self._path = _parsed(url)
+        self.url = url.rstrip("/")
+        self._headers = {
+            "User-Agent": f"aotcache/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
         if token:
             if not _TOKEN.fullmatch(token):
                 raise UsageError("the token has characters that no token has: check AOTCACHE_TOKEN")
             self._headers["Authorization"] = f"Bearer {token}"
-        self._timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
-        self._again = urllib3.Retry(
-            total=retries,
-            redirect=False,
-            allowed_methods=_REPEATABLE,
-            status_forcelist=(502, 503, 504),
-            backoff_factor=0.2,
-            raise_on_status=False,
-            # A start that waits as long as a server likes would be worse off than without a cache.
-            respect_retry_after_header=False,
-        )
-        # A POST that may arrive twice: not often, as each try may take the whole read timeout.
-        self._repeat = self._again.new(total=1, allowed_methods=None)
-        self._once = urllib3.Retry(total=0, redirect=False, raise_on_status=False)
-        # urllib3 sends a body under the connect timeout; how long a full server takes until it
-        # reads on says nothing about whether it is there.
-        self._upload = urllib3.Timeout(connect=read_seconds, read=read_seconds)
-        self._pool = _pool(self.url)
+        self._retries = retries
+        self._pool = Pool(to, connect_seconds, read_seconds)
 
     def __repr__(self) -> str:
         return f"HttpClient({self.url!r})"
@@ -227,73 +194,58 @@ class HttpClient:
 
         Raises UnavailableError when there is no answer.
         """
-        url = self.url + path
         asked = query if isinstance(query, str) else urlencode(query or {})
-        large = data is not None and len(data) > _PIECE
+        target = quote(f"{self._path}{path}?{asked}" if asked else self._path + path, _PRINTABLE)
         sized = {"Content-Length": str(len(data))} if data is not None else {}
-        retries = self._again if method in _REPEATABLE else self._once
-        try:
-            response = self._pool.request(
-                method,
-                f"{url}?{asked}" if asked else url,
-                body=None if data is None else _Pieces(data),
-                headers={**self._headers, **sized, **(headers or {})},
-                timeout=self._upload if large else self._timeout,
-                retries=self._repeat if repeat else retries,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            reason = _reason(error)
-        else:
-            return Answer(method, url, response.status, response.headers, response.data)
-        # Out here, as urllib3's error quotes the query, and would be told as the cause of this one.
+        repeatable = repeat or method in _REPEATABLE
+        # A POST that may arrive twice: not often, as each try may take the whole read timeout.
+        again = self._retries if method in _REPEATABLE else int(repeat)
+        failure: OSError | None = None
+        reason = ""
+        for number in range(1 + again):
+            if number > 1:
+                # Never as long as a server likes: a start that waits is worse off than a compile.
+                time.sleep(_PAUSE * 2 ** (number - 1))
+            if number:
+                logger.debug("%s %s%s again: %s", method, self.url, path, reason)
+            try:
+                received = self._pool.exchange(
+                    method,
+                    target,
+                    {**self._headers, **sized, **(headers or {})},
+                    data or b"",
+                    repeatable=repeatable,
+                )
+            except OSError as error:
+                failure, reason = error, f"{type(error).__name__}: {error}"
+                continue
+            if received.status in _BUSY and number < again:
+                reason = f"answered {received.status}"
+                continue
+            url = self.url + path
+            return Answer(method, url, received.status, received.headers, received.data)
         raise UnavailableError(
             f"no answer from {self.url} ({method} {path}: {reason}): "
             "check that it runs and can be reached from here"
-        )
+        ) from failure
 
     def close(self) -> None:
-        self._pool.clear()
+        self._pool.close()
 
 
-def _checked_url(url: str) -> str:
+def _parsed(url: str) -> tuple[Origin, str]:
+    """Whom to ask, and the path that all paths follow."""
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0
+        host = parts.hostname or ""
+        usable = host and host.isprintable() and " " not in host and parts.port != 0
+        known = parts.scheme in ("http", "https")
+        to = origin(parts.scheme, host, parts.port) if known and usable else None
     except ValueError:
         raise UsageError("the service's URL cannot be read: http://host:port") from None
     if parts.username is not None or parts.password is not None:
         # Not quoted back: it holds a password.
         raise UsageError("the service's URL holds a user or password: give a token instead")
-    if parts.scheme not in ("http", "https") or not usable or parts.query or parts.fragment:
+    if to is None or parts.query or parts.fragment:
         raise UsageError(f"{url!r} is not the URL of a service: http://host:port")
-    return url.rstrip("/")
-
-
-def _pool(url: str) -> urllib3.PoolManager:
-    options: dict[str, Any] = {"maxsize": CONNECTIONS}
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
-    if bundle:
-        options["ca_cert_dir" if os.path.isdir(bundle) else "ca_certs"] = bundle
-    parts = urlsplit(url)
-    assert parts.hostname
-    proxy = None if proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
-    if not proxy:
-        return urllib3.PoolManager(**options)
-    asked = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if asked.scheme not in ("http", "https"):
-        raise UsageError(
-            f"{parts.scheme}_proxy names a {asked.scheme} proxy: aotcache uses http and https "
-            "proxies; exempt the service with no_proxy"
-        )
-    if asked.username:
-        login = f"{unquote(asked.username)}:{unquote(asked.password or '')}"
-        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
-    address = f"{asked.scheme}://{asked.netloc.rpartition('@')[2]}"
-    return urllib3.ProxyManager(address, **options)
-
-
-def _reason(error: Exception) -> str:
-    """The innermost words on what went wrong, without urllib3's object reprs."""
-    cause = getattr(error, "reason", None) or error
-    text = str(cause).rpartition(">: ")[2]
-    return f"{type(cause).__name__}: {text}"
+    return to, parts.path.rstrip("/")

@@ -48,7 +48,7 @@ class HttpStore(CheckedStore):
         if not answer.ok:
             # The answer to a HEAD has no body: ask again in a way that can say what is wrong.
             self._client.request_bytes("GET", self._path(key), headers={"Range": "bytes=0-0"})
-        length = answer.headers.get("Content-Length", "")
+        length = answer.headers.get("content-length", "")
         if not answer.ok or not length.isdecimal():
             raise UnavailableError(f"{answer.url} answered {answer.status} without a length")
         return int(length)

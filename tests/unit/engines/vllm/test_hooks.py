@@ -55,7 +55,7 @@ def test_registered_it_starts_and_imports_nothing_heavy(small_vllm: Path) -> Non
         small_vllm,
         "import sys, threading\n"
         + REGISTER
-        + "heavy = ['vllm', 'torch', 'msgspec', 'blake3', 'urllib3', 'subprocess']\n"
+        + "heavy = ['vllm', 'torch', 'msgspec', 'blake3', 'aotcache.net', 'subprocess']\n"
         "print([n for n in heavy if n in sys.modules], threading.active_count())\n",
     )
     assert done.stdout == "[] 1\n"
