@@ -17,10 +17,11 @@ from aotcache.protocol.names import (
     VLLM_JIT,
     check_hash,
 )
-from aotcache.protocol.platform import Platform
 
 if TYPE_CHECKING:
+    from aotcache.protocol.platform import Platform
     from aotcache.remote.index import Index
+    from aotcache.sync.progress import Progress
     from aotcache.sync.site import Site
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -180,9 +181,13 @@ def index_at(url: str, token: str | None) -> Index:
     return Index(HttpClient(url, token))
 
 
-def site_at(namespace: str = DEFAULT_NAMESPACE, **site: Any) -> Site:  # noqa: ARG001
+def site_at(
+    progress: Progress | None = None,
+    namespace: str = DEFAULT_NAMESPACE,  # noqa: ARG001
+    **site: Any,
+) -> Site:
     """All that publishing and pulling need, from the options of `transfer`; the namespace is named
     with each call instead."""
     from aotcache.sync.connect import connect
 
-    return connect(**site)
+    return connect(**site, progress=progress)

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
-    from aotcache.sync.site import Progress
+    from aotcache.sync.progress import Progress
 
 
 def print_json(value: object) -> None:
@@ -53,7 +53,7 @@ def when(seconds: int) -> str:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
     """A bar on a terminal, a line a step in a log, nothing where `quiet`."""
-    from aotcache.sync.site import Progress
+    from aotcache.sync.progress import Progress
 
     if quiet:
         yield Progress(step=logging.getLogger("aotcache").debug)
@@ -70,7 +70,7 @@ def _bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    from aotcache.sync.site import Progress
+    from aotcache.sync.progress import Progress
 
     columns = (
         TextColumn("{task.description}", markup=False),

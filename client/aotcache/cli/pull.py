@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -70,7 +69,7 @@ def pull(
     results: list[Pulled | Miss] = []
     try:
         with output.progress(as_json) as progress:
-            place = replace(options.site_at(**site), progress=progress)
+            place = options.site_at(progress, **site)
             if isinstance(asked, Lookup):
                 results += pull_together(place, asked, cache_root, lock_timeout=wait)
             else:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from aotcache.cli import options, output
 from aotcache.errors import (
@@ -16,15 +16,16 @@ from aotcache.errors import (
     UsageError,
 )
 from aotcache.probe.trees import FoundTree, find_trees
+from aotcache.sync.connect import trust_marks
 from aotcache.sync.published import Published
 from aotcache.sync.unchanged import see, still_stored
 
 if TYPE_CHECKING:
     from aotcache.sync.settle import TreeLooks
+    from aotcache.sync.site import Site
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushReport:
+class PushReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `push --json` prints. not_published: place and reason of all that was not. nothing:
     trees of which there is nothing to publish: they were pulled, or hold only what vLLM leaves
     beside its AOT trees."""
@@ -68,30 +69,34 @@ def push(
         raise UsageError("say which tree: `aotcache push HASH`, or --all")
     trees = choose(cache_root, hash, layout)
     platform = options.platform_of(platform_from)
+    index = options.index_at(site["url"], site["token"])
+    trust = trust_marks(site["trust"], site["trusted_keys"], site["signing_key"])
+    where = (index.url, namespace, *trust, platform.id if platform else "")
+    place: Site | None = None
     published: list[Published] = []
     failed: dict[str, str] = {}
     nothing: list[str] = []
     with output.progress(as_json) as progress:
-        place = replace(options.site_at(**site), progress=progress)
         for tree in trees:
             try:
-                same = still_stored(place, namespace, tree, platform)
+                same = still_stored(index, where, namespace, tree)
                 if same is not None:
                     published.append(same)
                     continue
                 # What follows is imported for a tree that has changed.
                 from aotcache.sync.settle import TreeLooks
 
+                place = place or options.site_at(progress, **site)
                 looks = TreeLooks(tree)
                 looks.wait(wait)
                 empty = not looks.complete and not looks.waiting
                 if everything and (empty or _only_pulled(tree, platform)):
                     nothing.append(tree.path)
                     continue
-                published.append(_push(place, namespace, looks, platform, failed))
+                published.append(_push(place, where, namespace, looks, platform, failed))
             except AotcacheError as error:
                 # Of many trees, one that cannot be published does not keep the others here.
-                if not everything:
+                if not everything or (place is None and isinstance(error, UsageError)):
                     raise
                 failed[tree.path] = str(error)
                 if isinstance(error, (UnavailableError, StorageUnavailableError)):
@@ -107,8 +112,8 @@ def push(
         for result in published:
             click.echo(said_published(result))
             output.say_left_out(result.left_out, click.echo)
-        for where, why in failed.items():
-            click.echo(f"not published: {where}: {why}", err=True)
+        for what, why in failed.items():
+            click.echo(f"not published: {what}: {why}", err=True)
     if failed:
         raise SystemExit(1)
 
@@ -138,7 +143,8 @@ def _only_pulled(tree: FoundTree, platform: Any) -> bool:
 
 
 def _push(
-    site: Any,
+    site: Site,
+    where: tuple[str, ...],
     namespace: str,
     looks: TreeLooks,
     platform: Any,
@@ -158,7 +164,7 @@ def _push(
     identity = identify(tree, scan, read_records(tree.path), platform)
     result = publish(site, namespace, tree, scan, identity, looks.complete)
     if not looks.waiting and not result.left_out:
-        see(site, namespace, scan, (platform, identity.platform), result)
+        see(where, scan, result)
     return result
 
 

@@ -10,6 +10,7 @@ Halide and AOTInductor outputs, kernel inputs dumped for debugging.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from aotcache.errors import InvalidNameError
 from aotcache.protocol.names import INDUCTOR, SHARED, VLLM_AOT, VLLM_JIT
@@ -56,10 +57,16 @@ _JIT = (
 
 # The group is the rank whose file it is; where it did not match, the file is shared.
 _ALLOWED = {
-    VLLM_AOT: re.compile(rf"inductor_cache/{_INDUCTOR}|({_RANK})/model"),
-    VLLM_JIT: re.compile(rf"({_RANK})/{_JIT}"),
-    INDUCTOR: re.compile(_INDUCTOR),
+    VLLM_AOT: rf"inductor_cache/{_INDUCTOR}|({_RANK})/model",
+    VLLM_JIT: rf"({_RANK})/{_JIT}",
+    INDUCTOR: _INDUCTOR,
 }
+
+
+@cache
+def _allowed(layout: str) -> re.Pattern[str]:
+    """Compiled when it is asked for: all three take longer than what an unchanged tree needs."""
+    return re.compile(_ALLOWED[layout])
 
 
 def never(name: str) -> bool:
@@ -79,7 +86,7 @@ def classify(layout: str, path: str) -> str | None:
 
 def classify_entered(layout: str, path: str) -> str | None:
     """The same for a path none of whose names is one of `never`, as whoever walks a tree knows."""
-    match = _ALLOWED[layout].fullmatch(path)
+    match = _allowed(layout).fullmatch(path)
     if match is None:
         return None
     try:

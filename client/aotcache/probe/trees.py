@@ -7,8 +7,9 @@ import fcntl
 import os
 import re
 import stat
-from dataclasses import dataclass
 from glob import iglob
+
+import msgspec
 
 from aotcache.errors import InvalidNameError, LocalError
 from aotcache.probe.layouts import classify_entered, never
@@ -40,8 +41,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTree:
+class FoundTree(msgspec.Struct, frozen=True):
     """A directory that is named as a tree of this layout is."""
 
     layout: str
@@ -49,8 +49,7 @@ class FoundTree:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedFile:
+class ScannedFile(msgspec.Struct, frozen=True):
     """A file that may be published. path: relative to the tree. part_dir: `shared` or `rank_0_0`.
 
     size in bytes; executable: its owner may run it; mtime_ns and inode tell a later scan whether it
@@ -65,16 +64,14 @@ class ScannedFile:
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(msgspec.Struct, frozen=True):
     """A path that is not published, printable, and why."""
 
     path: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeScan:
+class TreeScan(msgspec.Struct, frozen=True, kw_only=True):
     """One walk over a tree. files are sorted by path.
 
     directories: each with its time of modification, in ns, from before it was read.

@@ -9,9 +9,10 @@ A tree's key is (namespace, layout, hash, platform). Objects lie under
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-from dataclasses import dataclass
+
+import msgspec
 
 from aotcache.errors import InvalidNameError
 
@@ -109,7 +110,7 @@ def namespace_of(key: str) -> str:
 
 
 def new_publish_id() -> str:
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def rank_part(rank: int, dp_rank: int, device: int) -> str:
@@ -124,8 +125,7 @@ def part_directory(part: str) -> str:
     return check_part(part).rsplit("-d", 1)[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class TreeKey:
+class TreeKey(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """What names one tree. `platform` is a `Platform.id`."""
 
     namespace: str
@@ -146,8 +146,7 @@ class TreeKey:
         return f"{self.namespace}/{self.layout}/{self.hash[:12]} (platform {self.platform[:8]})"
 
 
-@dataclass(frozen=True, slots=True)
-class PackName:
+class PackName(msgspec.Struct, frozen=True):
     """sha256: of the pack's bytes, hexadecimal."""
 
     namespace: str
@@ -194,8 +193,7 @@ def deleted_key(tree: TreeKey, part: str, generation: int) -> str:
     return f"{deleted_prefix(tree.namespace)}{tree.path}/{part}/{generation:08}"
 
 
-@dataclass(frozen=True, slots=True)
-class PartName:
+class PartName(msgspec.Struct, frozen=True):
     tree: TreeKey
     part: str
     generation: int

@@ -1,18 +1,40 @@
-"""The service's index: one method per call of the API, no state between calls."""
+"""The service's index: one method per call of the API, no state between calls.
+
+A call imports what it is answered with: there are many kinds, and a command makes one or two calls.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
+from aotcache.errors import NotFoundError
 from aotcache.net.http import HttpClient
-from aotcache.protocol.names import check_publish_id
-from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
-from aotcache.protocol.v1.outcomes import Outcome
-from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
-from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
-from aotcache.protocol.v1.trees import Deleted, TreeDetails, TreePage
+from aotcache.protocol.names import TreeKey, check_publish_id
+
+if TYPE_CHECKING:
+    from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+    from aotcache.protocol.v1.outcomes import Outcome
+    from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
+    from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
+    from aotcache.protocol.v1.trees import Deleted, TreeDetails, TreePage
+
+
+class _Part(msgspec.Struct):
+    part: str
+    generation: int
+
+
+class _Tree(msgspec.Struct):
+    parts: tuple[_Part, ...]
+
+
+class _Trees(msgspec.Struct):
+    """Of TreeDetails what an unchanged tree needs; the rest takes longer to import than to ask."""
+
+    trees: tuple[_Tree, ...]
 
 
 class Index:
@@ -24,11 +46,18 @@ class Index:
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
+        self.url = client.url
+        """Of the service."""
 
     def lookup(self, asked: Lookup) -> Hit | Miss:
+        from aotcache.protocol.v1.lookup import Hit, Miss
+
         return self._client.request_json("POST", "/v1/lookup", asked, Hit, miss=Miss, repeat=True)
 
     def lookup_recipe(self, asked: RecipeLookup) -> RecipeHit | Miss:
+        from aotcache.protocol.v1.lookup import Miss
+        from aotcache.protocol.v1.recipes import RecipeHit
+
         return self._client.request_json(
             "POST", "/v1/recipes/lookup", asked, RecipeHit, miss=Miss, repeat=True
         )
@@ -49,6 +78,8 @@ class Index:
     ) -> TreePage:
         """One page of trees. None: not filtered by it. hash: its start. platform: an id.
         sort: one of `SORTS`. order: `asc` or `desc`. cursor: of the page before."""
+        from aotcache.protocol.v1.trees import TreePage
+
         query = _query(
             namespace=namespace,
             layout=layout,
@@ -72,8 +103,19 @@ class Index:
         platform: str | None = None,
     ) -> TreeDetails:
         """Every tree of one hash. Raises NotFoundError where there is none."""
+        from aotcache.protocol.v1.trees import TreeDetails
+
         query = _query(namespace=namespace, layout=layout, platform=platform)
         return self._client.request_json("GET", _tree(hash), None, TreeDetails, query=query)
+
+    def generations(self, key: TreeKey) -> dict[str, int]:
+        """The newest generation of each part of one tree; empty where it is not stored."""
+        query = _query(namespace=key.namespace, layout=key.layout, platform=key.platform)
+        try:
+            found = self._client.request_json("GET", _tree(key.hash), None, _Trees, query=query)
+        except NotFoundError:
+            return {}
+        return {part.part: part.generation for tree in found.trees for part in tree.parts}
 
     def delete(
         self,
@@ -84,14 +126,20 @@ class Index:
         platform: str | None = None,
     ) -> Deleted:
         """Delete the trees of one hash. Raises NotFoundError where there is none."""
+        from aotcache.protocol.v1.trees import Deleted
+
         query = _query(namespace=namespace, layout=layout, platform=platform)
         return self._client.request_json("DELETE", _tree(hash), None, Deleted, query=query)
 
     def open_session(self, asked: OpenSession) -> Session:
+        from aotcache.protocol.v1.publish import Session
+
         return self._client.request_json("POST", "/v1/publish", asked, Session, repeat=True)
 
     def commit(self, publish_id: str, commit: Commit) -> Committed:
         """Raises GenerationTakenError, SessionExpiredError or CondemnedError where it fails."""
+        from aotcache.protocol.v1.publish import Committed
+
         path = f"/v1/publish/{check_publish_id(publish_id)}/commit"
         return self._client.request_json("POST", path, commit, Committed, repeat=True)
 

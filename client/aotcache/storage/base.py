@@ -10,12 +10,12 @@ writes under a publish session also raises SessionExpiredError.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+
+class ObjectInfo(msgspec.Struct, frozen=True):
     key: str
     size: int
 

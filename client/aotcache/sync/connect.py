@@ -1,23 +1,26 @@
-"""Connect: the site that settings name."""
+"""Connect: the site that settings name.
+
+Stores and keys are imported by what opens them: an unchanged tree needs none.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from aotcache import settings
-from aotcache.core.trust import (
-    SigningKey,
-    TrustedKey,
-    load_signing_key,
-    make_policy,
-    parse_trusted_keys,
-)
 from aotcache.errors import UsageError
 from aotcache.net.http import HttpClient
 from aotcache.remote.index import Index
-from aotcache.storage import ObjectStore, http_store, open_store, presigned_store
-from aotcache.sync.site import Site
+
+if TYPE_CHECKING:
+    from aotcache.core.trust import SigningKey, TrustedKey
+    from aotcache.storage import ObjectStore
+    from aotcache.sync.progress import Progress
+    from aotcache.sync.site import Site
+
+_SIGNING_KEY, _TRUSTED_KEYS = "signing.pem", "trusted_keys"
 
 
 def connect(
@@ -28,9 +31,14 @@ def connect(
     trusted_keys: str | None = None,
     signing_key: str | None = None,
     transfer: str = "",
+    progress: Progress | None = None,
 ) -> Site:
     """The service at `url`, bytes as `transfer` says (`store_of`), keys from these files or the
     user's own. Nothing is asked of anybody yet. Raises UsageError."""
+    from aotcache.core.trust import make_policy, parse_trusted_keys
+    from aotcache.sync.progress import Progress
+    from aotcache.sync.site import Site
+
     client = HttpClient(url, token)
     signer = read_signing_key(signing_key)
     keys = read_trusted_keys(trusted_keys)
@@ -42,6 +50,7 @@ def connect(
         store=store_of(client, storage_url, transfer or settings.AUTO),
         policy=make_policy(trust, keys),
         signer=signer,
+        progress=progress or Progress(),
     )
 
 
@@ -64,6 +73,8 @@ def store_of(client: HttpClient, storage_url: str | None, transfer: str) -> Obje
     `presigned`: packs to and from S3 by URLs that the service signs, the rest through the service.
     `proxy`: all through the service. `auto`: `direct` where there is a `storage_url`, else
     `presigned` where the service signs, else `proxy`."""
+    from aotcache.storage import http_store, open_store, presigned_store
+
     if transfer not in settings.TRANSFERS:
         raise UsageError(
             f"{settings.TRANSFER}={transfer!r} is none of {', '.join(settings.TRANSFERS)}"
@@ -84,17 +95,40 @@ def store_of(client: HttpClient, storage_url: str | None, transfer: str) -> Obje
 
 def read_signing_key(path: str | None) -> SigningKey | None:
     """The key at `path`; where none is named, the user's own, if there is one."""
-    where = path or settings.config_file("signing.pem")
+    where = path or settings.config_file(_SIGNING_KEY)
     if path is None and not os.path.exists(where):
         return None
+    from aotcache.core.trust import load_signing_key
+
     return load_signing_key(_read(where), where)
 
 
 def read_trusted_keys(path: str | None) -> list[TrustedKey]:
-    where = path or settings.config_file("trusted_keys")
+    where = path or settings.config_file(_TRUSTED_KEYS)
     if path is None and not os.path.exists(where):
         return []
+    from aotcache.core.trust import parse_trusted_keys
+
     return parse_trusted_keys(_read(where).decode("utf-8", "replace"), where)
+
+
+def trust_marks(
+    trust: str = "", trusted_keys: str | None = None, signing_key: str | None = None
+) -> tuple[str, ...]:
+    """Others whenever the policy is, or a file of keys. Raises UsageError as reading them does."""
+    return (trust, _mark(trusted_keys, _TRUSTED_KEYS), _mark(signing_key, _SIGNING_KEY))
+
+
+def _mark(path: str | None, name: str) -> str:
+    """What no other content of the file has, without a look at it; empty: the user has none."""
+    where = path or settings.config_file(name)
+    try:
+        found = os.stat(where)
+    except OSError as error:
+        if path is None and isinstance(error, FileNotFoundError):
+            return ""
+        raise UsageError(f"cannot read {where}: {error.strerror}") from error
+    return f"{where} {found.st_dev} {found.st_ino} {found.st_size} {found.st_ctime_ns}"
 
 
 def _read(path: str) -> bytes:

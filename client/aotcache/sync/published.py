@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from aotcache.probe.trees import LeftOut
 from aotcache.protocol.names import TreeKey
@@ -11,8 +11,7 @@ PUBLISHED = "published"
 ALREADY_STORED = "already stored"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedPart:
+class PublishedPart(msgspec.Struct, frozen=True, kw_only=True):
     """status: `published`, or `already stored`. new_files: that this generation adds."""
 
     part: str
@@ -22,8 +21,7 @@ class PublishedPart:
     status: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class Published(msgspec.Struct, frozen=True, kw_only=True):
     """What a publish did. left_out: each file that is not stored, and why."""
 
     tree: TreeKey

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from aotcache.core.trust import SigningKey, TrustPolicy
 from aotcache.errors import ManifestError, TrustError
-from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import manifest_key, sibling_key
-from aotcache.remote.index import Index
-from aotcache.storage import ObjectStore
+from aotcache.sync.progress import Progress
 
-
-@dataclass(slots=True)
-class Progress:
-    """What a long run says while it runs. `step` gets one line a step, `moved` bytes moved of how
-    many in all."""
-
-    step: Callable[[str], None] = logging.getLogger("aotcache").info
-    moved: Callable[[int, int], None] = lambda done, total: None  # noqa: ARG005
+if TYPE_CHECKING:
+    from aotcache.core.trust import SigningKey, TrustPolicy
+    from aotcache.protocol.manifest import Manifest
+    from aotcache.remote.index import Index
+    from aotcache.storage import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +44,8 @@ class Site:
     ) -> list[Manifest]:
         """Several at once. known: by key. Raises what `manifest` raises for the first that
         fails."""
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
             return list(pool.map(lambda key: self.manifest(key, known.get(key)), keys))
 

@@ -17,11 +17,9 @@ from aotcache.errors import FormatError
 from aotcache.local.state import TreeState, read_bytes, write_whole
 from aotcache.probe.trees import FoundTree, TreeScan
 from aotcache.protocol.decoding import decode_json
-from aotcache.protocol.names import TreeKey, new_publish_id
-from aotcache.protocol.platform import Platform
-from aotcache.protocol.v1.publish import OpenSession
+from aotcache.protocol.names import TreeKey
+from aotcache.remote.index import Index
 from aotcache.sync.published import ALREADY_STORED, Published, PublishedPart
-from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)
 
@@ -29,32 +27,25 @@ logger = logging.getLogger(__name__)
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """A tree as it was when all of it was stored.
 
-    where: storage, namespace and trust that it was published with, and the platform that was asked
-    for. directories: times of those of the tree, and of its records, in ns. parts: generation and
-    number of files of each.
+    where: what publishing it depended on. platform: its id. directories: times of those of the
+    tree, and of its records, in ns. parts: generation and number of files of each.
     """
 
     where: tuple[str, ...]
-    platform: Platform
+    platform: str
     directories: dict[str, int]
     records: int
     parts: dict[str, tuple[int, int]]
     raw_bytes: int
 
 
-def see(
-    site: Site,
-    namespace: str,
-    scan: TreeScan,
-    platform: tuple[Platform | None, Platform],
-    published: Published,
-) -> None:
-    """Remember that all of a tree is stored. platform: that was asked for, and the tree's."""
-    asked, found = platform
+def see(where: tuple[str, ...], scan: TreeScan, published: Published) -> None:
+    """Remember that all of a tree is stored. where: all that publishing it depended on beside it;
+    not how the bytes travelled, as they came to lie in the same place."""
     state = TreeState(scan.path)
     seen = Seen(
-        where=_where(site, namespace, asked),
-        platform=found,
+        where=where,
+        platform=published.tree.platform,
         directories=dict(scan.directories),
         records=_time(state.records),
         parts={part.part: (part.generation, part.files) for part in published.parts},
@@ -64,7 +55,7 @@ def see(
 
 
 def still_stored(
-    site: Site, namespace: str, tree: FoundTree, asked: Platform | None
+    index: Index, where: tuple[str, ...], namespace: str, tree: FoundTree
 ) -> Published | None:
     """What a publish would say of a tree in which nothing is new, and of which the service still
     has what was published; None: it has to be looked at. Raises what the service's answer says."""
@@ -75,25 +66,14 @@ def still_stored(
     except (OSError, FormatError) as error:
         logger.debug("nothing is known of %s: %s", tree.path, error)
         return None
-    if seen.where != _where(site, namespace, asked) or not _is_same(state, seen):
+    if seen.where != where or not _is_same(state, seen):
         return None
-    session = site.index.open_session(
-        OpenSession(
-            publish_id=new_publish_id(),
-            layout=tree.layout,
-            hash=tree.hash,
-            namespace=namespace,
-            platform=seen.platform,
-            parts=tuple(sorted(seen.parts)),
-        )
-    )
-    stored = {part.part: part.generation for part in session.parts}
-    if stored != {part: generation for part, (generation, _) in seen.parts.items()}:
+    key = TreeKey(namespace=namespace, layout=tree.layout, hash=tree.hash, platform=seen.platform)
+    stored = index.generations(key)
+    if any(stored.get(part) != generation for part, (generation, _) in seen.parts.items()):
         return None
     return Published(
-        tree=TreeKey(
-            namespace=namespace, layout=tree.layout, hash=tree.hash, platform=seen.platform.id
-        ),
+        tree=key,
         path=tree.path,
         parts=tuple(
             PublishedPart(
@@ -106,12 +86,6 @@ def still_stored(
         uploaded_bytes=0,
         seconds=time.monotonic() - begin,
     )
-
-
-def _where(site: Site, namespace: str, asked: Platform | None) -> tuple[str, ...]:
-    signer = site.signer.id if site.signer else ""
-    trust = f"{site.policy.mode} {' '.join(sorted(site.policy.keys))}"
-    return (site.store.url, namespace, trust, signer, asked.id if asked else "")
 
 
 def _is_same(state: TreeState, seen: Seen) -> bool:

@@ -17,14 +17,15 @@ from aotcache.errors import (
     UnavailableError,
 )
 from aotcache.net.http import HttpClient
+from aotcache.protocol.names import TreeKey
 from aotcache.protocol.platform import Difference, Platform
 from aotcache.protocol.recipe import Recipe
-from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.protocol.v1.problem import Problem
 from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
-from aotcache.protocol.v1.trees import Deleted, TreeDetails, TreePage
+from aotcache.protocol.v1.trees import Deleted, TreeDetail, TreeDetails, TreePage, TreeSummary
 from aotcache.remote.index import Index
 from support.http import Recorder, Reply, Request, serving
 
@@ -131,6 +132,39 @@ def test_one_hash(wire: Wire) -> None:
     wire.answer(Problem(code="not_found", message="none"), 404)
     with pytest.raises(NotFoundError, match="none"):
         wire.index.tree("my-key")
+
+
+def test_generations(wire: Wire) -> None:
+    key = TreeKey(namespace="ns", layout="vllm-aot", hash=HASH, platform=PLATFORM.id)
+    part = StoredPart(
+        part="shared", generation=3, manifest="m", files=1, raw_bytes=2, stored_bytes=1
+    )
+    summary = TreeSummary(
+        namespace="ns",
+        layout="vllm-aot",
+        hash=HASH,
+        platform_id=PLATFORM.id,
+        platform=PLATFORM,
+        recipe=None,
+        parts=("shared",),
+        missing=(),
+        files=1,
+        raw_bytes=2,
+        stored_bytes=1,
+        compile_seconds=None,
+        publisher="",
+        created=0,
+        used=0,
+        lookups=0,
+        outcomes={},
+    )
+    detail = TreeDetail(tree=summary, parts=(part,), hash_factors={}, notes={})
+    wire.answer(TreeDetails(trees=(detail,)))
+    assert wire.index.generations(key) == {"shared": 3}
+    query = f"namespace=ns&layout=vllm-aot&platform={PLATFORM.id}"
+    assert (wire.asked.method, wire.asked.path) == ("GET", f"/v1/trees/{HASH}?{query}")
+    wire.answer(Problem(code="not_found", message="none"), 404)
+    assert wire.index.generations(key) == {}
 
 
 def test_publish(wire: Wire) -> None:

@@ -18,8 +18,9 @@ from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.manifest import FileEntry
 from aotcache.remote.index import Index
 from aotcache.sync.mover import _is_urgent
+from aotcache.sync.progress import Progress
 from aotcache.sync.pull import Pulled
-from aotcache.sync.site import Progress, Site
+from aotcache.sync.site import Site
 from support.killing import killed_before
 from support.site import Service, publish_tree, pull_tree
 from support.small import KERNEL, Here, add, small_tree

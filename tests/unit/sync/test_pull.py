@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aotcache.errors import (
@@ -84,7 +85,7 @@ def test_what_is_not_stored_is_a_miss(here: Here, tree: FoundTree, tmp_path: Pat
     miss = pull_tree(here.site(), tree, H100, tmp_path / "fresh", "rank_7_0-d7")
     assert isinstance(miss, Miss)
     assert (miss.reason, miss.missing) == ("part_missing", ("rank_7_0-d7",))
-    unknown = replace(tree, hash="f" * 64)
+    unknown = msgspec.structs.replace(tree, hash="f" * 64)
     miss = pull_tree(here.site(), unknown, H100, tmp_path / "fresh")
     assert isinstance(miss, Miss)
     assert miss.reason == "unknown_hash"

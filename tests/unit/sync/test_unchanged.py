@@ -10,20 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.core.trust import generate_key, make_policy, parse_trusted_keys
 from aotcache.local.records import read_records, write_record
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree, scan_tree
-from aotcache.protocol.platform import Platform
-from aotcache.sync.identity import identify
-from aotcache.sync.published import ALREADY_STORED
+from aotcache.sync.published import ALREADY_STORED, Published
 from aotcache.sync.site import Site
 from aotcache.sync.unchanged import see, still_stored
 from support.site import publish_tree
-from support.small import Here, add, small_tree
-from support.trees import H100
+from support.small import CountedIndex, Here, add, small_tree
 
 NAMESPACE = "default"
+WHERE = ("http://service", NAMESPACE, "unsigned")
 
 
 @pytest.fixture
@@ -36,10 +33,12 @@ def seen(here: Here, tree: FoundTree) -> Site:
     """The site that all of the tree was published to, and seen there."""
     site = here.site()
     result = publish_tree(site, tree)
-    scan = scan_tree(tree.layout, tree.path)
-    platform = identify(tree, scan, read_records(tree.path)).platform
-    see(site, NAMESPACE, scan, (None, platform), result)
+    see(WHERE, scan_tree(tree.layout, tree.path), result)
     return site
+
+
+def ask(site: Site, tree: FoundTree, where: tuple[str, ...] = WHERE) -> Published | None:
+    return still_stored(site.index, where, NAMESPACE, tree)
 
 
 def test_nothing_new_is_told_without_a_look_at_a_file(
@@ -53,7 +52,7 @@ def test_nothing_new_is_told_without_a_look_at_a_file(
         return stat(path, **more)  # type: ignore[call-overload, no-any-return]
 
     monkeypatch.setattr(os, "stat", told)
-    result = still_stored(seen, NAMESPACE, tree, None)
+    result = ask(seen, tree)
     assert result is not None
     assert {part.part: part.status for part in result.parts} == {
         "rank_0_0-d0": ALREADY_STORED,
@@ -94,14 +93,14 @@ def test_whatever_changes_is_looked_at(
     seen: Site, tree: FoundTree, change: Callable[[FoundTree], None]
 ) -> None:
     change(tree)
-    assert still_stored(seen, NAMESPACE, tree, None) is None
+    assert ask(seen, tree) is None
 
 
 def test_a_tree_that_was_deleted_at_the_service_is_published_again(
     seen: Site, tree: FoundTree
 ) -> None:
     seen.index.delete(tree.hash)
-    assert still_stored(seen, NAMESPACE, tree, None) is None
+    assert ask(seen, tree) is None
     assert {part.generation for part in publish_tree(seen, tree).parts} == {2}
 
 
@@ -111,15 +110,30 @@ def test_another_publishers_generation_is_looked_at(
     grown = small_tree(tmp_path / "other")
     add(grown.path, "inductor_cache/fxgraph/ab/new", b"new")
     publish_tree(seen, grown)
-    assert still_stored(seen, NAMESPACE, tree, None) is None
+    assert ask(seen, tree) is None
 
 
-@pytest.mark.parametrize("asked", [None, H100, replace(H100, arch="sm_80")])
-def test_it_holds_for_what_was_asked_and_nothing_else(
-    seen: Site, tree: FoundTree, asked: Platform | None
+def test_parts_of_other_nodes_say_nothing_of_ours(
+    seen: Site, tree: FoundTree, tmp_path: Path
 ) -> None:
-    assert still_stored(seen, "other", tree, asked) is None
-    assert (still_stored(seen, NAMESPACE, tree, asked) is None) is (asked is not None)
-    key = generate_key()
-    trusting = make_policy("signed", parse_trusted_keys(key.public_line(), "a test"))
-    assert still_stored(replace(seen, policy=trusting), NAMESPACE, tree, asked) is None
+    other = small_tree(tmp_path / "other", ranks=(1,))
+    shutil.rmtree(Path(other.path) / "inductor_cache")
+    publish_tree(seen, other)
+    assert ask(seen, tree) is not None
+
+
+def test_it_opens_no_session(seen: Site, tree: FoundTree) -> None:
+    """What a session pins is not collected while it lasts."""
+    assert isinstance(seen.index, CountedIndex)
+    before = seen.index.sessions
+    assert ask(seen, tree) is not None
+    assert seen.index.sessions == before
+
+
+@pytest.mark.parametrize("place", range(len(WHERE)))
+def test_it_holds_where_it_was_published_and_nowhere_else(
+    seen: Site, tree: FoundTree, place: int
+) -> None:
+    other = (*WHERE[:place], "other", *WHERE[place + 1 :])
+    assert ask(seen, tree, other) is None
+    assert ask(seen, tree) is not None

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aotcache.local.state import TreeState, target_of
@@ -98,7 +99,8 @@ class Watching:
                 os.rename(path, place)
         else:
             made.rename(self.root)
-        return replace(tree, path=str(self.root / Path(tree.path).relative_to(made)))
+        path = str(self.root / Path(tree.path).relative_to(made))
+        return msgspec.structs.replace(tree, path=path)
 
     def next(self) -> tuple[str, dict[str, int]]:
         result = self.results.get(timeout=SECONDS)
