@@ -12,7 +12,7 @@ from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import DEFAULT_NAMESPACE
 from bench.servers import Line
 
-AOTCACHE = (sys.executable, "-m", "aotcache")
+AOTCACHE = (str(Path(sys.executable).with_name("aotcache")),)  # as it is installed, and users run
 
 
 def push(
@@ -46,7 +46,7 @@ def place(tree: FoundTree, root: Path) -> Path:
 def forget(tree: FoundTree) -> None:
     """Nothing is remembered of the tree but its records: its next publish is a first one."""
     state = TreeState(tree.path)
-    for path in (state.journal, state.memo):
+    for path in (state.journal, state.memo, state.seen):
         Path(path).unlink(missing_ok=True)
     home = Path(state.records).parents[1]
     shutil.rmtree(home / "manifests" / tree.hash, ignore_errors=True)
