@@ -24,7 +24,7 @@ PACKAGES := g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm env-bench packages test lint demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others lint demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -87,8 +87,15 @@ packages: ## install the Debian packages that the tests need, where they are mis
 	$$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
+# Starts of vLLM wait more than they work, so that they run beside the others.
 test: env env-vllm packages ## run all tests
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory -j2 test-vllm test-others
+
+test-vllm:
+	$(BIN)/python -m pytest tests/e2e/test_vllm_*.py
+
+test-others:
+	$(BIN)/python -m pytest --ignore-glob='tests/e2e/test_vllm_*'
 
 lint: env ## check style, types and import rules
 	$(BIN)/ruff check
