@@ -41,8 +41,8 @@ _PAUSE = 0.2  # seconds, doubled for each try; the second one comes at once
 _REPEATABLE = ("GET", "HEAD", "PUT")
 _BUSY = (502, 503, 504)
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-# What may stand in the path and query of a request; all else is sent as %XX.
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+# What may stand in the path and query of a request as it is, beside letters and digits (RFC 3986).
+_PLAIN = "%/:?@!$&'()*+,;=[]"
 
 Reply = TypeVar("Reply")
 Missed = TypeVar("Missed")
@@ -195,7 +195,7 @@ class HttpClient:
         Raises UnavailableError when there is no answer.
         """
         asked = query if isinstance(query, str) else urlencode(query or {})
-        target = quote(f"{self._path}{path}?{asked}" if asked else self._path + path, _PRINTABLE)
+        target = quote(f"{self._path}{path}?{asked}" if asked else self._path + path, _PLAIN)
         sized = {"Content-Length": str(len(data))} if data is not None else {}
         repeatable = repeat or method in _REPEATABLE
         # A POST that may arrive twice: not often, as each try may take the whole read timeout.
