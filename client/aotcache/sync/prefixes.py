@@ -52,9 +52,13 @@ class Prefixes:
             future = self._ready.setdefault(digest, Future())
         if mine:
             try:
-                future.set_result(read(digest))
+                found = read(digest)
             except BaseException as error:
-                future.set_exception(error)
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+            else:
+                with suppress(InvalidStateError):  # a job gave it meanwhile
+                    future.set_result(found)
         return future.result()
 
     def used(self, digest: str) -> None:
