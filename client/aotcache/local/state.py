@@ -24,15 +24,14 @@ TORCHINDUCTOR_CACHE_DIR in /tmp, any user of the machine could have made it firs
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from glob import escape, iglob
+
+import msgspec
 
 from aotcache.errors import LocalError
 from aotcache.local.locks import alone
@@ -46,11 +45,12 @@ _UNFINISHED = ".????????.tmp"  # of write_whole
 
 def target_of(store_url: str, namespace: str, platform: str) -> str:
     """Where a tree is pulled from or published to: 16 hex characters. `platform` is an id."""
+    import hashlib
+
     return hashlib.sha256(f"{store_url} {namespace} {platform}".encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class TreeState:
+class TreeState(msgspec.Struct, frozen=True):
     """One tree's state. `tree_path` is absolute; the tree itself need not exist.
 
     Raises LocalError wherever `.aotcache` is another's: see `check_ours`.
@@ -241,7 +241,7 @@ def read_folder(folder: str, suffix: str) -> dict[str, bytes]:
 def write_whole(path: str, data: bytes) -> None:
     """Replace a file of ours: a reader sees the old or the new, a kill leaves one of the two."""
     make_directories(os.path.dirname(path))
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "xb") as file:
             file.write(data)
