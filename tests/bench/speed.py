@@ -180,7 +180,7 @@ def _starts(stage: Stage) -> dict[str, list[Sample]]:
     commands: dict[str, Sequence[str]] = {
         "python -c pass": (sys.executable, "-c", "pass"),
         "aotcache --version": (*ours.AOTCACHE, "--version"),
-        "python -c 'import s3fs'": (sys.executable, "-c", "import s3fs"),
+        "python -c 'import obstore'": (sys.executable, "-c", "import obstore"),
     }
     env = stage.line().env
     return alternate(

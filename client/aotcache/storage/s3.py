@@ -1,36 +1,44 @@
-"""Objects in S3, through the client, session and event loop of s3fs.
+"""Objects in S3, through obstore: requests, signatures and repeats are Rust's and hold no
+interpreter lock.
 
-The client's own calls rather than s3fs's file operations: those drop parameters that an old
-botocore does not know (If-None-Match: a put would replace), hide a 412 as EINVAL, repeat puts
-and answer from listings they have cached.
+What fails is told in words of `s3_refusals`; what the AWS environment says is in `s3_environment`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-import aiohttp
-from botocore.exceptions import (  # type: ignore[import-untyped]
-    ClientError,
-    HTTPClientError,
-)
-from fsspec.asyn import sync
-from s3fs import S3FileSystem
+import obstore
+from obstore.store import S3Store as Obstore
 
-from aotcache.errors import StorageUnavailableError
+from aotcache.errors import StorageUnavailableError, UsageError
 from aotcache.storage.base import ObjectInfo
 from aotcache.storage.checked import CheckedStore
+from aotcache.storage.s3_environment import Environment, aws_environment, packaged_certificates
+from aotcache.storage.s3_refusals import Refusal, asked
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
+# obstore counts from a request's first byte to the answer's, so this is for sending a whole pack.
+# A connection that stands still is given up by the kernel after 30 seconds.
+PUT_SECONDS = 300
 ATTEMPTS = 3
-CONNECTIONS = 64
-
-# The connection broke after the answer's head: botocore's retries are over by then.
-_CUT_OFF = (HTTPClientError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
+PAGE = 1000
+# What is worth another put: no answer, and what S3 itself says to try again. A conflict is another
+# put of the key that was under way: nothing was stored.
+_AGAIN = {0, 408, 409, 429, 500, 502, 503, 504}
 
 
 class S3Store(CheckedStore):
@@ -38,50 +46,44 @@ class S3Store(CheckedStore):
     and DeleteObject; without ListBucket S3 hides that an object is missing behind a 403.
 
     An object is put in one request, so it has at most 5 GiB, and a killed put leaves nothing.
+    Not for a process that forked from one which had used S3 already.
     """
+
+    # The process in which Rust's threads run: one that forks from it has none, and waits for ever.
+    _threads_of: ClassVar[int | None] = None
 
     def __init__(self, bucket: str, prefix: str) -> None:
         super().__init__(f"s3://{bucket}" + (f"/{prefix}" if prefix else ""))
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
-        # botocore itself reads only AWS_DEFAULT_REGION, every other AWS tool AWS_REGION too.
-        region = os.environ.get("AWS_REGION")
-        self._fs = S3FileSystem(
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            client_kwargs={"region_name": region} if region else {},
-            config_kwargs={
-                "signature_version": "s3v4",
-                "connect_timeout": CONNECT_SECONDS,
-                "read_timeout": READ_SECONDS,
-                "max_pool_connections": CONNECTIONS,
-                "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
-            },
-        )
+        self._environment = aws_environment(bucket)
+        self._reads = _open(bucket, self._environment, READ_SECONDS, ATTEMPTS - 1)
 
-        self._connected: Any = None
-
-    @property
-    def _client(self) -> Any:
-        """aiobotocore's client, whose calls run on s3fs's loop: `_sync`."""
-        if self._connected is None:
-            self._connected = self._fs.s3
-        return self._connected
+    @cached_property
+    def _puts(self) -> Obstore:
+        # Of a put that got no answer obstore does not know that it may be repeated.
+        return _open(self._bucket, self._environment, PUT_SECONDS, 0)
 
     def close(self) -> None:
-        if self._connected is not None:
-            self._sync(self._connected.close)
+        """Connections go with what refers to them."""
+        del self._reads
+        self.__dict__.pop("_puts", None)
 
     def _put(self, key: str, data: bytes | memoryview) -> None:
+        store, path = self._puts, self._root + key
         for attempt in range(ATTEMPTS):
             try:
-                self._call("put_object", key, Body=bytes(data), IfNoneMatch="*")
-            except ClientError as error:
-                if _status(error) == 412:
-                    raise FileExistsError(key) from error
-                # Nothing was stored: another put of the key was under way, and S3 says try again.
-                if _code(error) != "ConditionalRequestConflict" or attempt == ATTEMPTS - 1:
-                    raise self._failure(error, key) from error
+                # If-None-Match: * is in each of these.
+                self._ask(
+                    lambda: obstore.put(store, path, data, mode="create", use_multipart=False)
+                )
+            except Refusal as refusal:
+                if refusal.status == 412:
+                    raise FileExistsError(key) from refusal
+                last = refusal.credentials or attempt == ATTEMPTS - 1
+                if last or refusal.status not in _AGAIN:
+                    raise self._failure(refusal, key) from refusal
+                time.sleep(0.1 * 2**attempt)
             else:
                 return
 
@@ -89,39 +91,34 @@ class S3Store(CheckedStore):
         return self._read(key)
 
     def _get_range(self, key: str, start: int, end: int) -> bytes:
-        return self._read(key, Range=f"bytes={start}-{end - 1}")
+        return self._read(key, (start, end))
 
-    def _read(self, key: str, **limits: str) -> bytes:
-        async def read() -> bytes:
-            for attempt in range(ATTEMPTS):
-                try:
-                    answer = await client.get_object(
-                        Bucket=self._bucket, Key=self._root + key, **limits
-                    )
-                    async with answer["Body"] as body:
-                        return bytes(await body.read())
-                except _CUT_OFF:
-                    if attempt == ATTEMPTS - 1:
-                        raise
-            raise AssertionError("the last attempt returns or raises")
+    def _read(self, key: str, limits: tuple[int, int] | None = None) -> bytes:
+        path = self._root + key
 
-        client = self._client
+        def read() -> bytes:
+            answer = obstore.get(self._reads, path, options={"range": limits} if limits else None)
+            # One chunk of all there is: a single copy, straight into the bytes that are returned.
+            return next(iter(answer.stream(min_chunk_size=sys.maxsize)), b"")
+
         try:
-            return bytes(self._sync(read))
-        except ClientError as error:
-            if _code(error) == "NoSuchKey":
-                raise FileNotFoundError(key) from error
-            raise self._failure(error, key) from error
+            return self._ask(read)
+        except Refusal as refusal:
+            if refusal.status == 416 and limits:
+                return b""
+            if refusal.code == "NoSuchKey":
+                raise FileNotFoundError(key) from refusal
+            raise self._failure(refusal, key) from refusal
 
     def _size(self, key: str) -> int:
         try:
-            return int(self._call("head_object", key)["ContentLength"])
-        except ClientError as error:
-            if _status(error) == 404:
+            return int(self._ask(lambda: obstore.head(self._reads, self._root + key))["size"])
+        except Refusal as refusal:
+            if refusal.status == 404:
                 # The answer to a HEAD has no body that says which of the two is missing.
-                self._check_bucket()
-                raise FileNotFoundError(key) from error
-            raise self._failure(error, key) from error
+                self._check_bucket(key)
+                raise FileNotFoundError(key) from refusal
+            raise self._failure(refusal, key) from refusal
 
     def _list(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Holds the keys below `prefix` in memory: SeaweedFS lists in the order of directories
@@ -129,61 +126,116 @@ class S3Store(CheckedStore):
         StartAfter is not what lies before it."""
         found: list[tuple[str, int]] = []
         start = len(self._root)
-        more: dict[str, str] = {}
-        while True:
-            try:
-                page = self._sync(
-                    self._client.list_objects_v2,
-                    Bucket=self._bucket,
-                    Prefix=self._root + prefix,
-                    **more,
-                )
-            except ClientError as error:
-                raise self._failure(error, prefix) from error
-            for item in page.get("Contents", ()):
-                if item["Key"][start:] > after:
-                    found.append((item["Key"][start:], int(item["Size"])))
-            if not page.get("IsTruncated"):
-                break
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        pages = obstore.list(self._reads, self._root + prefix or None, chunk_size=PAGE)
+        try:
+            while page := self._ask(lambda: next(pages, None)):
+                found += [
+                    (key, item["size"]) for item in page if (key := item["path"][start:]) > after
+                ]
+        except Refusal as refusal:
+            raise self._failure(refusal, prefix) from refusal
         found.sort()
         for key, size in found:
             yield ObjectInfo(key, size)
 
     def _delete(self, key: str) -> None:
         try:
-            self._call("delete_object", key)
-        except ClientError as error:
-            if _code(error) != "NoSuchKey":
-                raise self._failure(error, key) from error
+            self._ask(lambda: obstore.delete(self._reads, self._root + key))
+        except Refusal as refusal:
+            if refusal.status != 404 or refusal.code == "NoSuchBucket":
+                raise self._failure(refusal, key) from refusal
 
-    def _check_bucket(self) -> None:
+    def _check_bucket(self, key: str) -> None:
         try:
-            self._sync(self._client.head_bucket, Bucket=self._bucket)
-        except ClientError as error:
-            if _status(error) == 404:
-                raise StorageUnavailableError(f"there is no bucket {self._bucket}") from error
+            self._ask(lambda: next(obstore.list(self._reads, self._root + key), None))
+        except Refusal as refusal:
+            if refusal.status == 404:
+                raise StorageUnavailableError(f"there is no bucket {self._bucket}") from refusal
             # Forbidden to look at the bucket: that it was found is enough.
 
-    def _call(self, name: str, key: str, **arguments: Any) -> Any:
-        method = getattr(self._client, name)
-        return self._sync(method, Bucket=self._bucket, Key=self._root + key, **arguments)
+    def _ask(self, function: Callable[[], T]) -> T:
+        process = os.getpid()
+        if S3Store._threads_of is None:
+            S3Store._threads_of = process
+        if S3Store._threads_of != process:
+            raise StorageUnavailableError(
+                f"{self.url} cannot be used in a process that forked from one which had used S3: "
+                "start processes by spawn, or use S3 in the new one only"
+            )
+        endpoint = self._environment.endpoint
+        if threading.current_thread() is threading.main_thread():
+            return _interruptibly(lambda: asked(endpoint, function))
+        return asked(endpoint, function)
 
-    def _sync(self, function: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
-        return sync(self._fs.loop, function, **arguments)
-
-    def _failure(self, error: ClientError, key: str) -> StorageUnavailableError:
-        """What the server said, from the fields that hold no part of a request."""
-        message = str(error.response.get("Error", {}).get("Message", ""))[:300]
+    def _failure(self, refusal: Refusal, key: str) -> StorageUnavailableError:
+        name = self._name(key)
+        if refusal.credentials:
+            return StorageUnavailableError(f"{name}: {refusal}{self._environment.unread}")
         return StorageUnavailableError(
-            f"{self._name(key)}: S3 answered {_status(error)} {_code(error)} {message}".rstrip()
-            + ": check the bucket, the endpoint and the credentials"
+            f"{name}: {refusal}: check the bucket, the endpoint and the credentials"
         )
 
 
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+def _interruptibly(function: Callable[[], T]) -> T:
+    """Python handles signals in its main thread, and not before Rust returns there: with a server
+    that is silent, Ctrl-C would wait for minutes."""
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(function())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _open(bucket: str, environment: Environment, seconds: int, repeats: int) -> Obstore:
+    """Sends nothing. Raises UsageError for settings that fit no S3."""
+    config: S3Config = {
+        "bucket": bucket,
+        "region": environment.region,
+        # Not `endpoint`, before which obstore takes the variable of this name.
+        "aws_endpoint_url_s3": environment.endpoint,
+        "conditional_put": "etag",
+        # One key at a time: some servers have no bulk deletion.
+        "disable_bulk_delete": True,
+    }
+    if environment.in_host:
+        config["virtual_hosted_style_request"] = True
+    options: ClientConfig = {
+        "allow_http": environment.endpoint.lower().startswith("http:"),
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=seconds),
+        # Of all of a request, which obstore would end after 30 seconds: a large object takes long.
+        "timeout": timedelta(days=1),
+    }
+    if environment.certificates:
+        options["root_certificate"] = environment.certificates
+
+    def opened() -> Obstore:
+        return Obstore(
+            config=config,
+            client_options=options,
+            retry_config={"max_retries": repeats, "retry_timeout": timedelta(minutes=3)},
+            credential_provider=environment.credentials,
+        )
+
+    try:
+        return asked(environment.endpoint, opened)
+    except Refusal as refusal:
+        # Some are wanted even for an endpoint that is spoken to without TLS.
+        bundle = packaged_certificates() if "No CA certificates" in str(refusal) else None
+        if bundle is None:
+            raise UsageError(
+                f"s3://{bucket} cannot be opened: {refusal}: look at the AWS environment; "
+                "AWS_CA_BUNDLE names a PEM file of CA certificates"
+            ) from refusal
+    options["root_certificate"] = bundle
+    return asked(environment.endpoint, opened)
