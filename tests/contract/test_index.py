@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from aotcache.errors import (
     CondemnedError,
@@ -46,7 +46,7 @@ from aotcache_service.index import lookup as lookups
 from aotcache_service.index import recipes
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees, tree_details
-from aotcache_service.index.models import Base, OutcomeRow, SessionPackRow
+from aotcache_service.index.models import Base, OutcomeRow, PartRow, SessionPackRow
 from aotcache_service.index.usage import UsageCounter
 from aotcache_service.index.write import condemn_unknown_pack, count_outcome
 from aotcache_service.ops.delete import delete_trees
@@ -135,6 +135,43 @@ def test_miss_says_why(database: Database, store: ObjectStore) -> None:
         ("shared",),
     )
     assert miss(database, namespace="other").reason == "unknown_hash"
+
+
+def test_many_are_answered_together_and_each_by_itself(
+    database: Database, store: ObjectStore
+) -> None:
+    publish(database, store, part=RANK)
+    publish(database, store)
+    publish(database, store, layout=INDUCTOR, tree_hash="broken")
+    with database.write() as db:
+        wrong = select(PartRow.id).where(PartRow.manifest.contains("/broken/"))
+        db.execute(update(PartRow).where(PartRow.id.in_(wrong)).values(trees=[{"no": "tree"}]))
+    hit = Lookup(layout=VLLM_AOT, hash=HASH, platform=PLATFORM)
+    good = [
+        hit,
+        replace(hit, hash="b" * 64),
+        replace(hit, platform=OTHER_PLATFORM),
+        replace(hit, namespace="team"),
+        replace(hit, parts=("shared", RANK)),
+        replace(hit, parts=("rank_7_0-d7",)),
+        hit,
+    ]
+    *answers, broken = lookups.lookup_all(
+        database, [*good, replace(hit, layout=INDUCTOR, hash="broken")], "s3://bucket"
+    )
+    assert isinstance(broken, KeyError)
+    with database.read() as db:
+        assert answers == [lookups.lookup(db, one, "s3://bucket") for one in good]
+    assert [getattr(one, "reason", "hit") for one in answers] == [
+        "hit",
+        "unknown_hash",
+        "other_platform",
+        "unknown_hash",
+        "hit",
+        "part_missing",
+        "hit",
+    ]
+    assert lookups.lookup_all(database, [], "") == []
 
 
 def test_of_trees_for_this_cpu_and_for_any_the_fuller_is_found(
@@ -646,7 +683,7 @@ def test_a_count_that_cannot_be_written_does_not_end_counting(
         found = lookups.lookup(db, Lookup(layout=VLLM_AOT, hash=HASH, platform=PLATFORM))
     assert isinstance(found, lookups.Found)
     usage = UsageCounter(database)
-    usage.record(found.trees, 1 << 70)  # no column holds this number
+    usage.record([b"no number"], 500)  # type: ignore[list-item]
     usage.flush()
     assert "lookups of 1 trees are not counted" in caplog.text
     usage.record(found.trees, 500)

@@ -6,6 +6,7 @@ reads before it writes means the same on either. Readers never wait: they see a 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from sqlalchemy.orm import Session
 from aotcache.errors import UsageError
 
 BUSY_SECONDS = 15
+OLDEST_SQLITE = (3, 33)  # of 2020: the first with UPDATE FROM
 _WRITER_LOCK = 0x616F7463  # "aotc": any number, the same in every replica
 _WRITER = "aotcache_writer"
 
@@ -41,6 +43,11 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             if not parsed.database or parsed.database == ":memory:":
                 raise UsageError("the index needs a file: sqlite:////absolute/path/index.sqlite3")
+            if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+                raise UsageError(
+                    f"this Python has SQLite {sqlite3.sqlite_version}, and the index needs 3.33: "
+                    "run the service with another Python, or give it PostgreSQL"
+                )
             self.sqlite_file = Path(parsed.database)
             self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
             self._engine = create_engine(parsed, json_deserializer=msgspec.json.decode)

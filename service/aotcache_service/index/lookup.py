@@ -1,17 +1,14 @@
-"""Look up one hash for a platform. Reads only.
-
-One statement, made once, brings a tree's row together with its parts', and no objects of the ORM
-are made of them: those cost several times what the database does.
-"""
+"""Look up hashes for platforms. Reads only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from operator import attrgetter
 
-from sqlalchemy import and_, bindparam, select
+import msgspec
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.platform import Difference, Platform, differences
@@ -23,49 +20,27 @@ from aotcache.protocol.v1.lookup import (
     Hit,
     Lookup,
     Miss,
+    StoredPart,
 )
 
 from .database import Database
-from .models import PartRow, TreeRow
-from .rows import missing_parts, stored_part
+from .models import TreeRow
+from .rows import missing_parts
+from .served import Key, Served, served
 
 # More platforms than one hash ever has: bounds the work of saying why there is none.
 MAX_OTHERS = 200
 
-# A row of _SERVED; SQLAlchemy 2.0 and 2.1 write the type of any row in different ways.
-PartOfTree: TypeAlias = Any
-
-_tree, _part = TreeRow.__table__.c, PartRow.__table__.c
-# A row a part. A tree without one is hidden. Each use of it names an order that indexes have.
-_SERVED = select(
-    _tree.id,
-    _tree.namespace,
-    _tree.layout,
-    _tree.hash,
-    _tree.platform_id,
-    _tree.expected_parts,
-    _tree.compile_seconds,
-    _part.part,
-    _part.generation,
-    _part.manifest,
-    _part.files,
-    _part.raw_bytes,
-    _part.stored_bytes,
-    _part.signers,
-    _part.trees,
-).join_from(TreeRow.__table__, PartRow.__table__, and_(_part.tree_id == _tree.id, _part.newest))
-_SAME_HASH = (
-    _tree.namespace == bindparam("namespace"),
-    _tree.layout == bindparam("layout"),
-    _tree.hash == bindparam("hash"),
-    _tree.hidden.is_(False),
-)
-_USABLE = _SERVED.where(
-    *_SAME_HASH, _tree.platform_id.in_([bindparam("closer"), bindparam("any_cpu")])
-).order_by(_tree.platform_id, _part.part)
-_OTHERS = select(_tree.platform).where(*_SAME_HASH).limit(MAX_OTHERS)
-_OF_IDS = _SERVED.where(_tree.id.in_(bindparam("ids", expanding=True))).order_by(
-    _tree.id, _part.part
+_tree = TreeRow.__table__.c
+_OTHERS = (
+    select(_tree.platform)
+    .where(
+        _tree.namespace == bindparam("namespace"),
+        _tree.layout == bindparam("layout"),
+        _tree.hash == bindparam("hash"),
+        _tree.hidden.is_(False),
+    )
+    .limit(MAX_OTHERS)
 )
 
 
@@ -78,14 +53,15 @@ class Found:
 
 
 def lookup_all(
-    database: Database, asked: Iterable[Lookup], storage_url: str
+    database: Database, asked: Sequence[Lookup], storage_url: str
 ) -> list[Found | Miss | Exception]:
-    """Each by itself in one snapshot: an answer that cannot be given does not spoil the others."""
-    answers: list[Found | Miss | Exception] = []
+    """In one snapshot, each by itself: an answer that cannot be given does not spoil the others."""
     with database.read() as db:
-        for one in asked:
+        usable = served(db, [_key(one) for one in asked])
+        answers: list[Found | Miss | Exception] = []
+        for one, rows in zip(asked, usable, strict=True):
             try:
-                answers.append(lookup(db, one, storage_url))
+                answers.append(_answer(db, one, rows, storage_url))
             except Exception as error:
                 answers.append(error)
     return answers
@@ -93,34 +69,45 @@ def lookup_all(
 
 def lookup(db: Session, asked: Lookup, storage_url: str = "") -> Found | Miss:
     """The tree that this platform can use and that has the most of what was asked for."""
-    connection = db.connection()
-    ids = acceptable(asked.platform)
-    names = {"namespace": asked.namespace, "layout": asked.layout, "hash": asked.hash}
-    rows = connection.execute(_USABLE, {**names, "closer": ids[0], "any_cpu": ids[1]}).all()
-    usable = _by_tree(rows)
-    name = f"{asked.namespace}/{asked.layout}/{asked.hash[:12]}"
-    if usable:
-        stored = {tree: [row.part for row in of_tree] for tree, of_tree in usable.items()}
-        tree = min(
-            usable,
-            key=lambda tree: rank(ids, asked.parts, stored[tree], usable[tree][0].platform_id),
-        )
-        missing = missing_parts(asked.parts, stored[tree])
-        if not missing:
-            return Found(_hit(usable[tree], storage_url), (tree,))
-        return Miss(
-            reason=PART_MISSING,
-            message=f"{name}: stored, but not yet {', '.join(missing)}",
-            missing=missing,
-            available=tuple(stored[tree]),
-        )
-    return other_platform(connection.execute(_OTHERS, names).scalars(), asked.platform, name)
+    (rows,) = served(db, [_key(asked)])
+    return _answer(db, asked, rows, storage_url)
+
+
+def _key(asked: Lookup) -> Key:
+    return (asked.namespace, asked.layout, asked.hash, *acceptable(asked.platform))
 
 
 # Fleets have few platforms, and two digests of JSON cost half as much as the question to SQLite.
 @lru_cache(1024)
 def acceptable(platform: Platform) -> tuple[str, str]:
     return platform.acceptable()
+
+
+def _answer(db: Session, asked: Lookup, rows: Sequence[Served], storage_url: str) -> Found | Miss:
+    """rows: of the trees that the platform can use."""
+    if not rows:
+        names = {"namespace": asked.namespace, "layout": asked.layout, "hash": asked.hash}
+        others = db.connection().execute(_OTHERS, names).scalars()
+        return other_platform(others, asked.platform, _name(asked))
+    ids = acceptable(asked.platform)
+    tree = min(
+        _by_tree(rows),
+        key=lambda tree: rank(ids, asked.parts, [row.part for row in tree], tree[0].platform_id),
+    )
+    stored = [row.part for row in tree]
+    missing = missing_parts(asked.parts, stored)
+    if not missing:
+        return Found(_hit(tree, storage_url), (tree[0].id,))
+    return Miss(
+        reason=PART_MISSING,
+        message=f"{_name(asked)}: stored, but not yet {', '.join(missing)}",
+        missing=missing,
+        available=tuple(stored),
+    )
+
+
+def _name(asked: Lookup) -> str:
+    return f"{asked.namespace}/{asked.layout}/{asked.hash[:12]}"
 
 
 def rank(
@@ -132,20 +119,24 @@ def rank(
     return missing, 0 if asked else -len(stored), ids.index(platform_id)
 
 
-def hits(db: Session, trees: Sequence[int], storage_url: str) -> list[Hit]:
-    """The trees of these row ids with the newest generations of their parts."""
-    found = _by_tree(db.connection().execute(_OF_IDS, {"ids": trees}).all())
-    return [_hit(found[tree], storage_url) for tree in trees]
+def hits(db: Session, trees: Iterable[TreeRow], storage_url: str) -> list[Hit]:
+    """These trees with the newest generations of their parts."""
+    keys = [
+        (tree.namespace, tree.layout, tree.hash, tree.platform_id, tree.platform_id)
+        for tree in trees
+    ]
+    return [_hit(tree, storage_url) for rows in served(db, keys) for tree in _by_tree(rows)]
 
 
-def _by_tree(rows: Iterable[PartOfTree]) -> dict[int, list[PartOfTree]]:
-    found: dict[int, list[PartOfTree]] = {}
-    for row in rows:
+def _by_tree(rows: Iterable[Served]) -> list[list[Served]]:
+    """Each with its parts in the order of their names."""
+    found: dict[int, list[Served]] = {}
+    for row in sorted(rows, key=attrgetter("part")):
         found.setdefault(row.id, []).append(row)
-    return found
+    return list(found.values())
 
 
-def _hit(rows: Sequence[PartOfTree], storage_url: str) -> Hit:
+def _hit(rows: Sequence[Served], storage_url: str) -> Hit:
     """rows: of one tree."""
     tree = rows[0]
     return Hit(
@@ -153,22 +144,39 @@ def _hit(rows: Sequence[PartOfTree], storage_url: str) -> Hit:
         layout=tree.layout,
         hash=tree.hash,
         platform=tree.platform_id,
-        parts=tuple(stored_part(row) for row in rows),
-        missing=missing_parts(tree.expected_parts, [row.part for row in rows]),
+        parts=tuple(
+            StoredPart(
+                part=row.part,
+                generation=row.generation,
+                manifest=row.manifest,
+                files=row.files,
+                raw_bytes=row.raw_bytes,
+                stored_bytes=row.stored_bytes,
+                signers=_texts(row.signers),
+            )
+            for row in rows
+        ),
+        missing=missing_parts(_texts(tree.expected_parts), [row.part for row in rows]),
         compile_seconds=tree.compile_seconds,
         storage_url=storage_url,
         trees=_beside(tree, rows),
     )
 
 
-def _beside(tree: PartOfTree, parts: Iterable[PartOfTree]) -> tuple[TreeUsed, ...]:
+@lru_cache(1024)
+def _texts(stored: str) -> tuple[str, ...]:
+    return tuple(msgspec.json.decode(stored))
+
+
+def _beside(tree: Served, rows: Iterable[Served]) -> tuple[TreeUsed, ...]:
     """The other trees that the starts which wrote these parts of it used."""
     itself = (tree.layout, tree.hash)
-    others = all_trees(
-        (TreeUsed(**one) for one in part.trees if (one["layout"], one["hash"]) != itself)
-        for part in parts
-    )
-    return others[:MAX_TREES_USED]
+    # Most parts were written by the same start.
+    starts = [msgspec.json.decode(used) for used in dict.fromkeys(row.trees for row in rows)]
+    others = [
+        TreeUsed(**one) for used in starts for one in used if (one["layout"], one["hash"]) != itself
+    ]
+    return all_trees([others])[:MAX_TREES_USED]
 
 
 def other_platform(stored: Iterable[dict[str, str]], asked: Platform, name: str) -> Miss:

@@ -63,10 +63,10 @@ def lookup_recipe(db: Session, asked: RecipeLookup, storage_url: str = "") -> Re
         usable[name] = min(
             usable.get(name, tree), tree, key=lambda one: rank(ids, (), one.parts, one.platform_id)
         )
-    trees = tuple(tree.id for tree in usable.values())[:MAX_TREES]
+    trees = list(usable.values())[:MAX_TREES]
     return RecipeFound(
         RecipeHit(recipe=matching[rows[0][1]].name, trees=tuple(hits(db, trees, storage_url))),
-        trees,
+        tuple(tree.id for tree in trees),
     )
 
 

@@ -6,21 +6,26 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from sqlalchemy import bindparam, case, update
+from sqlalchemy import BigInteger, case, cast, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from .database import Database
+from .given import GIVEN, given
 from .models import TreeRow
 
 log = logging.getLogger(__name__)
 
+# Of [count, last], given by tree.
+_count, _last = (cast(GIVEN.c.value[place].as_string(), BigInteger) for place in range(2))
+# One step for the database: with a step a tree, this thread would wait for the interpreter's lock
+# at each, and hold up lookups as often.
 _COUNT = (
     update(TreeRow)
-    .where(TreeRow.id == bindparam("tree"))
+    .where(TreeRow.id == cast(GIVEN.c.key, BigInteger))
     .values(
-        lookups=TreeRow.lookups + bindparam("count"),
-        used=case((TreeRow.used < bindparam("last"), bindparam("last")), else_=TreeRow.used),
+        lookups=TreeRow.lookups + _count,
+        used=case((TreeRow.used < _last, _last), else_=TreeRow.used),
     )
 )
 
@@ -59,13 +64,7 @@ class UsageCounter:
             return
         try:
             with self._database.write() as db:
-                db.connection().execute(
-                    _COUNT,
-                    [
-                        {"tree": tree, "count": count, "last": used}
-                        for tree, (count, used) in sorted(counts.items())
-                    ],
-                )
+                db.connection().execute(_COUNT, given(counts))
         except (OperationalError, PoolTimeoutError) as error:
             log.debug("lookups of %d trees are counted later: %s", len(counts), error)
             with self._lock:

@@ -114,6 +114,12 @@ def test_other_databases_are_refused(url: str) -> None:
         Database(url)
 
 
+def test_too_old_an_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 32, 3))
+    with pytest.raises(UsageError, match="another Python, or give it PostgreSQL"):
+        Database(f"sqlite:///{tmp_path / 'index.sqlite3'}")
+
+
 def test_password_is_not_shown() -> None:
     database = Database("postgresql://user:secret@127.0.0.1:1/x")
     assert "secret" not in database.url

@@ -16,6 +16,7 @@ from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.lookup import Found, lookup
 from aotcache_service.index.recipes import RecipeFound, lookup_recipe
+from aotcache_service.index.usage import UsageCounter
 from support import filled
 
 # Fewer, and PostgreSQL rightly reads whole tables.
@@ -44,7 +45,7 @@ def plans() -> Iterator[list[list[str]]]:
     found: list[list[str]] = []
 
     def explain(_: object, cursor: Any, statement: str, parameters: Any, *_more: object) -> None:
-        if not statement.startswith("SELECT"):
+        if not statement.startswith(("SELECT ", "UPDATE ")):
             return
         if isinstance(cursor, sqlite3.Cursor):
             rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
@@ -74,6 +75,14 @@ def _steps(plan: dict[str, Any]) -> Iterator[str]:
         yield from _steps(inner)
 
 
+# What a statement goes through from end to end: what it is given.
+GIVEN = {"given", "pairs"}
+
+
+def scanned(steps: list[str]) -> set[str]:
+    return {step.split()[1] for step in steps if step.startswith("SCAN ")}
+
+
 QUESTIONS: dict[str, Callable[[Session], object]] = {
     "hit": lambda db: lookup(db, filled.found(LAST)),
     "unknown hash": lambda db: lookup(db, filled.unknown(LAST)),
@@ -89,9 +98,19 @@ def test_lookups_read_what_they_look_for(database: Database, question: str) -> N
         QUESTIONS[question](db)
     steps = [step for plan in asked for step in plan]
     assert any(step.startswith("SEARCH") for step in steps), steps
-    assert not any(step.startswith("SCAN") for step in steps), steps
+    assert scanned(steps) <= GIVEN, steps
     # Searching all trees of a namespace is a scan by another name.
     assert not any(step.endswith("(namespace=?)") for step in steps), steps
+
+
+def test_counting_reads_what_it_counts(database: Database) -> None:
+    usage = UsageCounter(database)
+    with plans() as asked:
+        usage.record([LAST], 1)
+        usage.flush()
+    *_, steps = asked  # after the lock of writers
+    assert any(step.startswith("SEARCH trees") for step in steps), steps
+    assert scanned(steps) <= GIVEN, steps
 
 
 def test_what_was_filled_is_found(database: Database) -> None:
@@ -118,4 +137,4 @@ def test_pages_are_read_in_the_order_of_an_index(
     steps, outcomes = asked
     assert f"trees USING INDEX ix_trees_{'namespace_' * bool(namespace)}{sort}_id" in steps[0]
     assert "USE TEMP B-TREE FOR ORDER BY" not in steps
-    assert not any(step.startswith("SCAN") for step in [*steps[1:], *outcomes]), asked
+    assert not scanned([*steps[1:], *outcomes]), asked
