@@ -30,7 +30,7 @@ that finds nothing has a `Miss`.
 """
 
 
-def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> FastAPI:
+def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> ShortCut:
     """The service of these settings; `store`: another one than at `settings.storage_url`.
 
     A store that is given stays the caller's to close. Raises UsageError for a URL of neither a
@@ -55,6 +55,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
             yield
         finally:
             context.ready = False
+            context.lookups.close()
             await run_in_threadpool(context.usage.close)
             if store is None:
                 await run_in_threadpool(context.store.close)
@@ -71,8 +72,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> F
     app.state.context = context
     errors.install(app)
     app.add_middleware(BoundedBodies)
-    app.add_middleware(ShortCut, context=context, calls={"/v1/lookup": lookup.lookup})
     app.include_router(health.router)
     for routes in (lookup, recipes, trees, publish, objects, presign, outcomes):
         app.include_router(routes.router, prefix="/v1")
-    return app
+    return ShortCut(app, context, {"/v1/lookup": lookup.lookup})

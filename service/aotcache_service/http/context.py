@@ -26,8 +26,8 @@ from .gather import Gather
 UPLOADS = 8
 # Threads that may wait for object storage. Lookups have others: they answer while it hangs.
 STORAGE_THREADS = 32
-# Threads that look up, each for all that wait: more get in each other's way, and with one alone a
-# connection that hangs would hold up everybody.
+# Threads that look up, each for all that wait. With one alone a connection to PostgreSQL that hangs
+# would hold up everybody; to SQLite there is none, and a second thread only gets in the way.
 LOOKUP_THREADS = 2
 
 P = ParamSpec("P")
@@ -53,7 +53,8 @@ class Context:
 
     def __post_init__(self) -> None:
         self.lookups = Gather(
-            lambda asked: lookup_all(self.database, asked, self.storage_url), LOOKUP_THREADS
+            lambda asked: lookup_all(self.database, asked, self.storage_url),
+            threads=1 if self.database.sqlite_file else LOOKUP_THREADS,
         )
 
     @property

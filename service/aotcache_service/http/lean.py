@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aotcache.errors import AotcacheError
 from aotcache.protocol.decoding import decode_json
 
+from .context import Context
 from .errors import answer_error
 
 Call = Callable[[Any, Any], Awaitable[Response]]
@@ -27,9 +28,9 @@ class ShortCut:
     calls: by path, endpoints `async (asked, context) -> Response` of POSTs.
     """
 
-    def __init__(self, app: ASGIApp, context: object, calls: Mapping[str, Call]) -> None:
+    def __init__(self, app: ASGIApp, context: Context, calls: Mapping[str, Call]) -> None:
         self._app = app
-        self._context = context
+        self.context = context
         self._calls = {path: (get_type_hints(call)["asked"], call) for path, call in calls.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,7 @@ class ShortCut:
             await self._app(scope, _once_more(first, receive), send)
             return
         try:
-            answer = await call(asked, self._context)
+            answer = await call(asked, self.context)
         except Exception as error:
             answer = answer_error(Request(scope), error)
         await answer(scope, receive, send)

@@ -27,6 +27,6 @@ def client(settings: ServiceSettings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def context(client: TestClient) -> Context:
-    found = client.app.state.context  # type: ignore[attr-defined]
+    found = client.app.context  # type: ignore[attr-defined]
     assert isinstance(found, Context)
     return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aotcache_service.http.gather import Gather
+from aotcache_service.http.gather import MOST, Gather
 
 
 class Doubler:
@@ -45,6 +45,20 @@ def test_what_waits_is_answered_in_one_go() -> None:
     doubler = Doubler()
     assert asyncio.run(_ask_while_busy(doubler, range(2, 6))) == [4, 6, 8, 10]
     assert doubler.calls == [[1], [2, 3, 4, 5, 7], [21]]
+
+
+@pytest.mark.parametrize(("asked", "together"), [(5, [5]), (MOST + 1, [MOST, 1])])
+def test_what_comes_at_once_is_asked_together_up_to_a_bound(
+    asked: int, together: list[int]
+) -> None:
+    async def ask(doubler: Doubler) -> list[int]:
+        gather = Gather(doubler.answer, threads=1)
+        return await asyncio.gather(*(gather.ask(number) for number in range(100, 100 + asked)))
+
+    doubler = Doubler()
+    doubler.let_go.set()
+    assert asyncio.run(ask(doubler)) == [2 * number for number in range(100, 100 + asked)]
+    assert [len(numbers) for numbers in doubler.calls] == together
 
 
 def test_one_that_has_no_answer_does_not_spoil_the_others() -> None:

@@ -43,7 +43,7 @@ def running(folder: Path, storage_url: str = "s3://bucket/a/prefix", **more: Any
 
 
 def publish_opens(client: Any, seconds: int = 60) -> None:
-    with client.app.state.context.database.write() as db:
+    with client.app.context.database.write() as db:
         open_session(db, PUBLISH_ID, TREE, now() - 100, now() + seconds)
 
 
