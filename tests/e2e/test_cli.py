@@ -242,13 +242,13 @@ def test_rm_takes_the_start_of_a_platform(
 
 
 def test_lookup_imports_nothing_heavy() -> None:
-    """What keeps its start short: no torch, fsspec, rich, cryptography, service, http.client."""
+    """What keeps its start short: no torch, obstore, rich, cryptography, service, http.client."""
     program = (
         "import sys; sys.argv = ['aotcache', 'lookup', 'x', '--url', 'http://127.0.0.1:1']\n"
         "from aotcache.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = ['torch', 'triton', 'fsspec', 's3fs', 'rich', 'cryptography', 'watchdog',\n"
+        "heavy = ['torch', 'triton', 'obstore', 'botocore', 'rich', 'cryptography', 'watchdog',\n"
         "         'fastapi', 'sqlalchemy', 'aotcache_service', 'blake3', 'urllib3', 'http',\n"
         "         'email', 'ssl', 'aotcache.storage']\n"
         "print([name for name in heavy if name in sys.modules])\n"

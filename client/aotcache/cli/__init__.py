@@ -1,6 +1,6 @@
 """The command line. Exit codes: 0 done, 1 failed, 2 usage, 3 miss.
 
-Commands are imported when they run: `aotcache lookup` starts without rich, fsspec or the service.
+Commands are imported when they run: `aotcache lookup` starts without rich or the service.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def cli(verbose: bool) -> None:
         format="%(asctime)s aotcache %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    for chatty in ("asyncio", "aiobotocore", "botocore", "s3fs", "fsspec", "filelock"):
+    for chatty in ("asyncio", "botocore", "filelock"):
         # What they warn of (a connection is tried again) ends in an error of ours, or well.
         logging.getLogger(chatty).setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 """Bytes in object storage: one contract (`base`), five ways.
 
-A backend is imported when it is opened: fsspec and s3fs cost a command that needs none nothing.
+A backend is imported when it is opened: obstore costs a command that needs none nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def open_store(url: str) -> ObjectStore:
         try:
             from aotcache.storage.s3 import S3Store
         except ImportError as error:
-            raise UsageError(f"{url!r} needs s3fs ({error}): pip install 'aotcache[s3]'") from error
+            raise UsageError(
+                f"{url!r} needs obstore ({error}): pip install 'aotcache[s3]'"
+            ) from error
         bucket, _, prefix = path.partition("/")
         return S3Store(bucket, prefix)
     if parts.scheme in ("http", "https"):

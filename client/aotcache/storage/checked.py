@@ -152,7 +152,7 @@ class CheckedStore(abc.ABC):
         except AotcacheError:
             raise
         except Exception as error:
-            # botocore's, aiohttp's and fsspec's exceptions have no other base in common.
+            # obstore's and botocore's exceptions have no other base in common.
             raise StorageUnavailableError(
                 f"{operation} {self._name(key)} failed: {describe(error)}"
             ) from error

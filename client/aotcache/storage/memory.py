@@ -1,17 +1,16 @@
-"""Objects in this process's memory, for tests and trials: fsspec's memory file system."""
+"""Objects in this process's memory, for tests and trials."""
 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
-
-from fsspec.implementations.memory import MemoryFileSystem
 
 from aotcache.storage.base import ObjectInfo
 from aotcache.storage.checked import CheckedStore
 
-# One for all stores: fsspec keeps one dictionary for all of them, and looks before it puts.
 _LOCK = threading.Lock()
+_STORES: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
 
 
 class MemoryStore(CheckedStore):
@@ -19,39 +18,39 @@ class MemoryStore(CheckedStore):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"memory://{name}")
-        self._fs = MemoryFileSystem(use_listings_cache=False)
-        self._root = f"/{name}/"
+        self._objects = _STORES[name]
 
     def close(self) -> None:
         """The objects stay."""
 
     def _put(self, key: str, data: bytes | memoryview) -> None:
         with _LOCK:
-            if self._fs.exists(self._root + key):
+            if key in self._objects:
                 raise FileExistsError(key)
-            self._fs.pipe_file(self._root + key, bytes(data))
+            self._objects[key] = bytes(data)
 
     def _get(self, key: str) -> bytes:
-        with _LOCK:
-            return bytes(self._fs.cat_file(self._root + key))
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise FileNotFoundError(key) from None
 
     def _get_range(self, key: str, start: int, end: int) -> bytes:
-        with _LOCK:
-            return bytes(self._fs.cat_file(self._root + key, start=start, end=end))
+        return self._get(key)[start:end]
 
     def _size(self, key: str) -> int:
-        with _LOCK:
-            return int(self._fs.size(self._root + key))
+        return len(self._get(key))
 
     def _list(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         with _LOCK:
-            found = self._fs.find(self._root + prefix, detail=True)
-        start = len(self._root)
-        for path in sorted(found):
-            if path[start:] > after:
-                yield ObjectInfo(path[start:], int(found[path]["size"]))
+            found = sorted(
+                (key, len(data))
+                for key, data in self._objects.items()
+                if key.startswith(prefix) and key > after
+            )
+        for key, size in found:
+            yield ObjectInfo(key, size)
 
     def _delete(self, key: str) -> None:
         with _LOCK:
-            if self._fs.exists(self._root + key):
-                self._fs.rm_file(self._root + key)
+            self._objects.pop(key, None)

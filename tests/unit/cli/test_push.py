@@ -20,7 +20,7 @@ from support.small import Here, add, service_here, small_tree
 # Each takes a tenth of what all of it may take, or more.
 HEAVY = [
     *("urllib3", "http", "email", "ssl", "urllib.request", "tempfile"),
-    *("concurrent.futures", "cryptography", "backports.zstd", "blake3", "rich", "fsspec", "torch"),
+    *("concurrent.futures", "cryptography", "backports.zstd", "blake3", "rich", "obstore", "torch"),
     *("aotcache.storage", "aotcache.core", "aotcache.protocol.v1", "aotcache.protocol.platform"),
     *("aotcache.sync.publish", "aotcache.sync.site"),
 ]

@@ -319,7 +319,7 @@ def test_nothing_heavy_is_imported(tree: FoundTree, tmp_path: Path) -> None:
         "import sys\n"
         "from aotcache.engines.vllm import companion\n"
         "companion.main()\n"
-        "heavy = ['torch', 'triton', 'vllm', 'fsspec', 'rich', 'fastapi', 'watchdog', 'click']\n"
+        "heavy = ['torch', 'triton', 'vllm', 'obstore', 'rich', 'fastapi', 'watchdog', 'click']\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)\n"
     )
     jobs = [_fetch(tmp_path / "fresh", tree.hash), Tell(cache_root=str(tmp_path / "fresh"))]
