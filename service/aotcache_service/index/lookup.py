@@ -172,11 +172,14 @@ def _beside(tree: Served, rows: Iterable[Served]) -> tuple[TreeUsed, ...]:
     """The other trees that the starts which wrote these parts of it used."""
     itself = (tree.layout, tree.hash)
     # Most parts were written by the same start.
-    starts = [msgspec.json.decode(used) for used in dict.fromkeys(row.trees for row in rows)]
-    others = [
-        TreeUsed(**one) for used in starts for one in used if (one["layout"], one["hash"]) != itself
-    ]
+    starts = [_trees_used(stored) for stored in dict.fromkeys(row.trees for row in rows)]
+    others = [one for used in starts for one in used if (one.layout, one.hash) != itself]
     return all_trees([others])[:MAX_TREES_USED]
+
+
+@lru_cache(1024)
+def _trees_used(stored: str) -> tuple[TreeUsed, ...]:
+    return msgspec.json.decode(stored, type=tuple[TreeUsed, ...])
 
 
 def other_platform(stored: Iterable[dict[str, str]], asked: Platform, name: str) -> Miss:

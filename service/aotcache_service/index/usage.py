@@ -1,4 +1,4 @@
-"""Counts lookups in memory and writes them every few seconds: a lookup itself only reads."""
+"""Counts lookups in memory and writes them now and then: a lookup itself only reads."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ _COUNT = (
 
 
 class UsageCounter:
-    """A process that is killed forgets the counts of the last `interval` seconds: no great loss."""
+    """A process that is killed forgets the counts of the last `interval` seconds: no great loss.
 
-    def __init__(self, database: Database, interval: float = 5.0) -> None:
+    interval: long, because a tree that is asked for all the time costs one row a write, and lookups
+    take longer while there is one.
+    """
+
+    def __init__(self, database: Database, interval: float = 30.0) -> None:
         self._database = database
         self._interval = interval
         self._lock = threading.Lock()
