@@ -146,6 +146,7 @@ def serve(
             loop="asyncio",
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=10,
         )
         _Server(config, line).run(sockets=[listener])

@@ -6,7 +6,7 @@ The compiling process writes it beside the tree, never inside; watchers and side
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -42,9 +42,13 @@ def all_trees(several: Iterable[Iterable[TreeUsed]]) -> tuple[TreeUsed, ...]:
     found: dict[tuple[str, str], TreeUsed] = {}
     for one in (tree for trees in several for tree in trees):
         known = found.setdefault((one.layout, one.hash), one)
-        seconds = [s for s in (known.compile_seconds, one.compile_seconds) if s is not None]
-        found[one.layout, one.hash] = replace(known, compile_seconds=max(seconds, default=None))
+        if _seconds(one) > _seconds(known):
+            found[one.layout, one.hash] = one
     return tuple(found.values())
+
+
+def _seconds(tree: TreeUsed) -> float:
+    return -1.0 if tree.compile_seconds is None else tree.compile_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
