@@ -14,6 +14,9 @@
     │   └── StorageUnavailableError  no answer, no permission, no space: nothing is known
     ├── RemoteError                the service did not do what was asked
     │   ├── UnavailableError       no answer, or one that is not the service's
+    │   ├── UnauthenticatedError   no token, or one that is unknown, revoked or expired
+    │   ├── ForbiddenError         the token does not allow it: another scope, another namespace
+    │   ├── RateLimitedError       more requests than this token may make
     │   ├── NotFoundError          no tree or session of that name (a miss is not an error)
     │   ├── GenerationTakenError   another publisher committed this generation: rebase
     │   ├── SessionExpiredError    the publish session is over, its packs may be gone
@@ -85,6 +88,18 @@ class RemoteError(AotcacheError):
 
 class UnavailableError(RemoteError):
     code = "unavailable"
+
+
+class UnauthenticatedError(RemoteError):
+    code = "unauthenticated"
+
+
+class ForbiddenError(RemoteError):
+    code = "forbidden"
+
+
+class RateLimitedError(RemoteError):
+    code = "rate_limited"
 
 
 class NotFoundError(RemoteError):

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
 DEFAULT_PRESIGN_SECONDS = 300
+DEFAULT_TOKEN_RATE = 1000
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600  # S3's own bound
 
 
@@ -21,8 +22,9 @@ class ServiceSettings:
 
     session_seconds: lifetime of a publish session, counted from its opening or last resuming.
     presign_seconds: how long the URLs are good for by which nodes read and write packs in S3; 0:
-    none are given, packs pass the service. s3_public_endpoint: S3 as nodes reach it, where that is
-    not the service's own endpoint.
+    none are given, packs pass the service. token_rate: requests a second that each token may make;
+    0: any number. s3_public_endpoint: S3 as nodes reach it, where that is not the service's own
+    endpoint.
     """
 
     data_dir: Path
@@ -32,6 +34,7 @@ class ServiceSettings:
     port: int = DEFAULT_PORT
     session_seconds: int = 3600
     presign_seconds: int = DEFAULT_PRESIGN_SECONDS
+    token_rate: int = DEFAULT_TOKEN_RATE
     s3_public_endpoint: str = ""
 
     def __post_init__(self) -> None:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session as Transaction
 
 from aotcache.errors import (
     CondemnedError,
+    ForbiddenError,
     GenerationTakenError,
     ManifestError,
     NotFoundError,
     ObjectExistsError,
     ObjectMissingError,
     SessionExpiredError,
+    UnauthenticatedError,
     UsageError,
 )
 from aotcache.protocol.manifest import decode_manifest
@@ -43,6 +47,7 @@ from aotcache.protocol.v1.publish import Commit, PartState, Session
 from aotcache.protocol.v1.recipes import RecipeLookup
 from aotcache.protocol.v1.trees import SORTS, TreePage, TreeSummary
 from aotcache.storage import ObjectInfo, ObjectStore, open_store
+from aotcache_service.auth import READ, Caller
 from aotcache_service.index import lookup as lookups
 from aotcache_service.index import recipes
 from aotcache_service.index.database import Database
@@ -110,7 +115,7 @@ def test_what_was_committed_is_found(database: Database, store: ObjectStore) -> 
     assert found.missing == (RANK,)
     assert found.compile_seconds == 42.5
     with database.read() as db:
-        (detail,) = tree_details(db, Filter(namespace="default", hash=HASH)).trees
+        (detail,) = tree_details(db, Filter(namespaces=frozenset(("default",)), hash=HASH)).trees
     assert detail.parts == found.parts
     assert detail.tree.recipe == RECIPE
     assert detail.tree.platform == PLATFORM
@@ -157,10 +162,22 @@ def test_many_are_answered_together_and_each_by_itself(
         replace(hit, parts=("rank_7_0-d7",)),
         hit,
     ]
-    *answers, broken = lookups.lookup_all(
-        database, [*good, replace(hit, layout=INDUCTOR, hash="broken")], "s3://bucket"
+    bad = replace(hit, layout=INDUCTOR, hash="broken")
+    asked = [(one, "") for one in [*good, bad]] + [(hit, "refused"), (hit, "of another team")]
+
+    def callers(_db: Transaction, headers: Sequence[str]) -> list[Caller | Exception]:
+        known: dict[str, Caller | Exception] = {
+            "": Caller(),
+            "refused": UnauthenticatedError("nobody"),
+            "of another team": Caller("id", READ, frozenset(("team",))),
+        }
+        return [known[header] for header in headers]
+
+    *answers, broken, refused, forbidden = lookups.lookup_all(
+        database, asked, callers, "s3://bucket"
     )
     assert isinstance(broken, msgspec.ValidationError)
+    assert (str(refused), type(forbidden)) == ("nobody", ForbiddenError)
     with database.read() as db:
         assert answers == [lookups.lookup(db, one, "s3://bucket") for one in good]
     assert [getattr(one, "reason", "hit") for one in answers] == [
@@ -172,7 +189,7 @@ def test_many_are_answered_together_and_each_by_itself(
         "part_missing",
         "hit",
     ]
-    assert lookups.lookup_all(database, [], "") == []
+    assert lookups.lookup_all(database, [], callers, "") == []
 
 
 def test_of_trees_for_this_cpu_and_for_any_the_fuller_is_found(
@@ -637,12 +654,12 @@ def test_filters(database: Database, store: ObjectStore) -> None:
     fill(database, store)
     publish(database, store, layout=INDUCTOR, tree_hash="my-key", platform=OTHER_PLATFORM)
 
-    def hashes(**about: str) -> list[str]:
+    def hashes(**about: Any) -> list[str]:
         with database.read() as db:
             return [tree.hash[:6] for tree in list_trees(db, Filter(**about), sort="hash").trees]
 
-    assert len(hashes()) == 8
-    assert hashes(namespace="team") == ["555555", "333333", "111111"]
+    assert len(hashes()) == len(hashes(namespaces=frozenset(("team", "default")))) == 8
+    assert hashes(namespaces=frozenset(("team",))) == ["555555", "333333", "111111"]
     assert hashes(layout=INDUCTOR) == hashes(platform_id=OTHER_PLATFORM.id) == ["my-key"]
     assert hashes(hash="33") == ["333333"]
     assert hashes(hash="3x") == hashes(model="org/none") == []

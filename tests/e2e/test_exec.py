@@ -291,7 +291,8 @@ def test_options_of_exec_are_the_plugins(
 ) -> None:
     del env["AOTCACHE_URL"], env["AOTCACHE_TRUST"]
     words = ("--url", service.url, "--trust", "unsigned", "--namespace", "team", "--no-publish")
-    words += ("--token", "secret", "--cache-root", "relative")
+    (tmp_path / "token").write_text("secret")
+    words += ("--token-file", str(tmp_path / "token"), "--cache-root", "relative")
     done = subprocess.run(
         [*AOTCACHE, "exec", *words, "--", vllm, "serve", "org/llama"],
         env={**os.environ, **env},
@@ -303,8 +304,8 @@ def test_options_of_exec_are_the_plugins(
     told = printed(done)["environment"]
     assert told["AOTCACHE_URL"] == service.url
     assert (told["AOTCACHE_TRUST"], told["AOTCACHE_NAMESPACE"]) == ("unsigned", "team")
-    assert (told["AOTCACHE_TOKEN"], told["VLLM_CACHE_ROOT"]) == (
-        "secret",
+    assert (told["AOTCACHE_TOKEN_FILE"], told["VLLM_CACHE_ROOT"]) == (
+        str(tmp_path / "token"),
         str(tmp_path / "relative"),
     )
     assert "AOTCACHE_PUBLISH" not in told

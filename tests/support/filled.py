@@ -338,7 +338,7 @@ def _settle_postgresql(connection: Connection) -> None:
     """What PostgreSQL does by itself where rows come one by one: numbers go on after the last one,
     and the planner knows the tables."""
     for table in Base.metadata.sorted_tables:
-        if "id" in table.columns:
+        if "id" in table.columns and table.columns["id"].type.python_type is int:
             sequence = f"pg_get_serial_sequence('{table.name}', 'id')"
             connection.exec_driver_sql(f"SELECT setval({sequence}, max(id)) FROM {table.name}")
     connection.exec_driver_sql("ANALYZE")

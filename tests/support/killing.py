@@ -76,7 +76,7 @@ def run_service(last: int, data: Path, log: Path) -> int:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    from aotcache_service.commands import serve
+    from aotcache_service.commands.serve import serve
 
     child = os.fork()
     if child:

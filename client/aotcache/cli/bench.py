@@ -99,7 +99,7 @@ class _Bench:
         self.cache_root = os.path.abspath(cache_root)
         self.scan = scan_tree(tree.layout, tree.path)
         self.identity = identify(tree, self.scan, read_records(tree.path), platform)
-        self.index = options.index_at(site["url"], site["token"])
+        self.index = options.index_at(site["url"], site["token_file"])
         self.environment = {**os.environ, **options.variables_of(site)}
         self.seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.bytes = {"tree": sum(file.size for file in self.scan.files)}

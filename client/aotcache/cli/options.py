@@ -35,7 +35,13 @@ _ACCESS = (
         show_envvar=True,
         help="The service.",
     ),
-    click.option("--token", envvar=settings.TOKEN, show_envvar=True, help="Token for the service."),
+    # A token itself is on no command line: every user of a machine can read those.
+    click.option(
+        "--token-file",
+        envvar=settings.TOKEN_FILE,
+        show_envvar=True,
+        help=f"File with the token for the service.  [default: the variable {settings.TOKEN}]",
+    ),
     click.option(
         "--namespace",
         envvar=settings.NAMESPACE,
@@ -110,7 +116,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on st
 
 _VARIABLES = {
     "url": settings.URL,
-    "token": settings.TOKEN,
+    "token_file": settings.TOKEN_FILE,
     "namespace": settings.NAMESPACE,
     "storage_url": settings.STORAGE_URL,
     "transfer": settings.TRANSFER,
@@ -174,11 +180,11 @@ def variables_of(site: Mapping[str, Any]) -> dict[str, str]:
     return {variable: str(site[name]) for name, variable in _VARIABLES.items() if site.get(name)}
 
 
-def index_at(url: str, token: str | None) -> Index:
-    from aotcache.net.http import HttpClient
+def index_at(url: str, token_file: str | None) -> Index:
     from aotcache.remote.index import Index
+    from aotcache.sync.connect import http_client
 
-    return Index(HttpClient(url, token))
+    return Index(http_client(url, token_file))
 
 
 def site_at(

@@ -69,7 +69,7 @@ def push(
         raise UsageError("say which tree: `aotcache push HASH`, or --all")
     trees = choose(cache_root, hash, layout)
     platform = options.platform_of(platform_from)
-    index = options.index_at(site["url"], site["token"])
+    index = options.index_at(site["url"], site["token_file"])
     trust = trust_marks(site["trust"], site["trusted_keys"], site["signing_key"])
     where = (index.url, namespace, *trust, platform.id if platform else "")
     place: Site | None = None

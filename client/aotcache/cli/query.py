@@ -24,7 +24,7 @@ def lookup(
     parts: tuple[str, ...],
     as_json: bool,
     url: str,
-    token: str | None,
+    token_file: str | None,
     namespace: str,
 ) -> None:
     """Say whether the tree HASH is stored for this platform, and if not, why.
@@ -38,7 +38,7 @@ def lookup(
         namespace=namespace,
         parts=parts,
     )
-    answer = options.index_at(url, token).lookup(asked)
+    answer = options.index_at(url, token_file).lookup(asked)
     if as_json:
         output.print_json(answer)
     elif isinstance(answer, Miss):
@@ -83,11 +83,11 @@ def ls(
     limit: int,
     as_json: bool,
     url: str,
-    token: str | None,
+    token_file: str | None,
     namespace: str,
 ) -> None:
     """List stored trees, newest first."""
-    index = options.index_at(url, token)
+    index = options.index_at(url, token_file)
     trees: list[TreeSummary] = []
     cursor: str | None = None
     while True:
@@ -155,10 +155,10 @@ def _model(tree: TreeSummary) -> str:
 @options.as_json
 @options.access
 def show(
-    hash: str, layout: str | None, as_json: bool, url: str, token: str | None, namespace: str
+    hash: str, layout: str | None, as_json: bool, url: str, token_file: str | None, namespace: str
 ) -> None:
     """Show every stored tree of HASH: platform, recipe, parts and generations."""
-    found = options.index_at(url, token).tree(hash, namespace=namespace, layout=layout)
+    found = options.index_at(url, token_file).tree(hash, namespace=namespace, layout=layout)
     if as_json:
         output.print_json(found)
         return
@@ -222,14 +222,14 @@ def rm(
     yes: bool,
     as_json: bool,
     url: str,
-    token: str | None,
+    token_file: str | None,
     namespace: str,
 ) -> None:
     """Delete every stored tree of HASH, or that of one platform.
 
     It is not looked up any more at once; machines that have pulled it keep their copy.
     """
-    index = options.index_at(url, token)
+    index = options.index_at(url, token_file)
     if platform_id is not None or not yes:
         found = index.tree(hash, namespace=namespace, layout=layout)
         ids = {detail.tree.platform_id for detail in found.trees}

@@ -40,6 +40,8 @@ _PAUSE = 0.2  # seconds, doubled for each try; the second one comes at once
 # A PUT is put-if-absent: sent twice it stores once, and the second answer says `object_exists`.
 _REPEATABLE = ("GET", "HEAD", "PUT")
 _BUSY = (502, 503, 504)
+_TOO_MANY = 429  # what is answered so was not done
+_MAX_TOKEN = 4096
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What may stand in the path and query of a request as it is, beside letters and digits (RFC 3986).
 _PLAIN = "%/:?@!$&'()*+,;=[]"
@@ -106,9 +108,11 @@ class HttpClient:
     """Thread-safe pool of connections to the service at `url`.
 
     Timeouts are seconds. GET, HEAD and PUT are tried again after connection errors and after
-    502, 503 and 504; a PUT that had arrived the first time then answers `object_exists`.
+    502, 503 and 504; a PUT that had arrived the first time then answers `object_exists`. All are
+    after 429.
     Proxies come from the environment; REQUESTS_CA_BUNDLE and SSL_CERT_FILE name trusted CAs.
-    Raises UsageError for a URL or token that cannot be used.
+    token_file: where the token is read with each call, as those of Kubernetes are replaced while
+    a process runs. Raises UsageError for a URL or token that cannot be used.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class HttpClient:
         url: str,
         token: str | None = None,
         *,
+        token_file: str | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
         retries: int = RETRIES,
@@ -127,10 +132,8 @@ class HttpClient:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-        if token:
-            if not _TOKEN.fullmatch(token):
-                raise UsageError("the token has characters that no token has: check AOTCACHE_TOKEN")
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._token = _checked(token, "AOTCACHE_TOKEN") if token else ""
+        self._token_file = token_file
         self._retries = retries
         self._pool = Pool(to, connect_seconds, read_seconds)
 
@@ -202,7 +205,7 @@ class HttpClient:
         again = self._retries if method in _REPEATABLE else int(repeat)
         failure: OSError | None = None
         reason = ""
-        for number in range(1 + again):
+        for number in range(1 + self._retries):
             if number > 1:
                 # Never as long as a server likes: a start that waits is worse off than a compile.
                 time.sleep(_PAUSE * 2 ** (number - 1))
@@ -212,14 +215,17 @@ class HttpClient:
                 received = self._pool.exchange(
                     method,
                     target,
-                    {**self._headers, **sized, **(headers or {})},
+                    {**self._headers, **self._authorization(), **sized, **(headers or {})},
                     data or b"",
                     repeatable=repeatable,
                 )
             except OSError as error:
                 failure, reason = error, f"{type(error).__name__}: {error}"
-                continue
-            if received.status in _BUSY and number < again:
+                if number < again:
+                    continue
+                break
+            tries = again if received.status in _BUSY else self._retries
+            if received.status in (*_BUSY, _TOO_MANY) and number < tries:
                 reason = f"answered {received.status}"
                 continue
             url = self.url + path
@@ -229,8 +235,26 @@ class HttpClient:
             "check that it runs and can be reached from here"
         ) from failure
 
+    def _authorization(self) -> dict[str, str]:
+        token = self._token
+        if self._token_file:
+            try:
+                with open(self._token_file, encoding="latin-1") as file:
+                    token = _checked(file.read(_MAX_TOKEN).strip(), self._token_file)
+            except OSError as error:
+                raise UsageError(
+                    f"cannot read the token file {self._token_file}: {error.strerror}"
+                ) from error
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
     def close(self) -> None:
         self._pool.close()
+
+
+def _checked(token: str, where: str) -> str:
+    if not _TOKEN.fullmatch(token):
+        raise UsageError(f"the token has characters that no token has, or none: check {where}")
+    return token
 
 
 def _parsed(url: str) -> tuple[Origin, str]:

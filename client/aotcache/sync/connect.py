@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aotcache import settings
 from aotcache.errors import UsageError
@@ -25,21 +25,23 @@ _SIGNING_KEY, _TRUSTED_KEYS = "signing.pem", "trusted_keys"
 
 def connect(
     url: str,
-    token: str | None = None,
+    token_file: str | None = None,
     storage_url: str | None = None,
     trust: str = "",
     trusted_keys: str | None = None,
     signing_key: str | None = None,
     transfer: str = "",
     progress: Progress | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Site:
     """The service at `url`, bytes as `transfer` says (`store_of`), keys from these files or the
-    user's own. Nothing is asked of anybody yet. Raises UsageError."""
+    user's own, the token from its file or `environ`. Nothing is asked of anybody yet. Raises
+    UsageError."""
     from aotcache.core.trust import make_policy, parse_trusted_keys
     from aotcache.sync.progress import Progress
     from aotcache.sync.site import Site
 
-    client = HttpClient(url, token)
+    client = http_client(url, token_file, environ)
     signer = read_signing_key(signing_key)
     keys = read_trusted_keys(trusted_keys)
     if signer is not None:
@@ -59,13 +61,26 @@ def connect_by(environ: Mapping[str, str]) -> Site:
     return connect(
         url=environ.get(settings.URL) or settings.DEFAULT_URL,
         # Set and empty is as good as not set.
-        token=environ.get(settings.TOKEN) or None,
+        token_file=environ.get(settings.TOKEN_FILE) or None,
         storage_url=environ.get(settings.STORAGE_URL) or None,
         trust=environ.get(settings.TRUST, ""),
         trusted_keys=environ.get(settings.TRUSTED_KEYS) or None,
         signing_key=environ.get(settings.SIGNING_KEY) or None,
         transfer=environ.get(settings.TRANSFER, ""),
+        environ=environ,
     )
+
+
+def http_client(
+    url: str,
+    token_file: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    **how: Any,
+) -> HttpClient:
+    """With the token in this file, else that of the environment, if any. how: as HttpClient has
+    it."""
+    token = None if token_file else environ.get(settings.TOKEN) or None
+    return HttpClient(url, token, token_file=token_file, **how)
 
 
 def store_of(client: HttpClient, storage_url: str | None, transfer: str) -> ObjectStore:

@@ -18,9 +18,11 @@ from ..index.usage import UsageCounter
 from ..ops.presign import open_presigner
 from ..settings import ServiceSettings
 from . import errors, health
+from .access import Gate
 from .bodies import BoundedBodies
 from .context import Context
 from .lean import ShortCut
+from .limits import RateLimit
 from .v1 import lookup, objects, outcomes, presign, publish, recipes, trees
 
 DESCRIPTION = """Which compiled torch.compile and vLLM trees are stored, and how to fetch them.
@@ -43,6 +45,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> S
         database=database,
         store=opened,
         usage=UsageCounter(database),
+        gate=Gate(RateLimit(settings.token_rate)).callers,
         presigner=open_presigner(opened.url, settings.s3_public_endpoint, settings.presign_seconds),
     )
 
@@ -55,7 +58,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> S
             yield
         finally:
             context.ready = False
-            context.lookups.close()
+            context.close()
             await run_in_threadpool(context.usage.close)
             if store is None:
                 await run_in_threadpool(context.store.close)

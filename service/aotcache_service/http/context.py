@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar
@@ -15,8 +15,9 @@ from fastapi import Depends, Request
 from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.storage.base import ObjectStore
 
+from ..auth import Caller
 from ..index.database import Database
-from ..index.lookup import Found, lookup_all
+from ..index.lookup import Callers, Found, lookup_all
 from ..index.usage import UsageCounter
 from ..ops.presign import Presigner
 from ..settings import ServiceSettings
@@ -36,26 +37,39 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """presigner: None where nodes reach the store through this service only. ready: the database's
-    tables are of this version."""
+    """presigner: None where nodes reach the store through this service only. gate: says who asks.
+    ready: the database's tables are of this version. lookups: are asked with the Authorization
+    header; callers: by it."""
 
     settings: ServiceSettings
     database: Database
     store: ObjectStore
     usage: UsageCounter
+    gate: Callers
     presigner: Presigner | None = None
     ready: bool = False
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
     storage_threads: CapacityLimiter = field(
         default_factory=lambda: CapacityLimiter(STORAGE_THREADS)
     )
-    lookups: Gather[Lookup, Found | Miss] = field(init=False)
+    lookups: Gather[tuple[Lookup, str], Found | Miss] = field(init=False)
+    callers: Gather[str, Caller] = field(init=False)
 
     def __post_init__(self) -> None:
+        threads = 1 if self.database.sqlite_file else LOOKUP_THREADS
         self.lookups = Gather(
-            lambda asked: lookup_all(self.database, asked, self.storage_url),
-            threads=1 if self.database.sqlite_file else LOOKUP_THREADS,
+            lambda asked: lookup_all(self.database, asked, self.gate, self.storage_url), threads
         )
+        self.callers = Gather(self._callers, threads)
+
+    def _callers(self, headers: Sequence[str]) -> list[Caller | Exception]:
+        with self.database.read() as db:
+            return self.gate(db, headers)
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        self.lookups.close()
+        self.callers.close()
 
     @property
     def storage_url(self) -> str:

@@ -16,17 +16,20 @@ from starlette.exceptions import HTTPException
 from aotcache.errors import (
     AotcacheError,
     CondemnedError,
+    ForbiddenError,
     FormatError,
     GenerationTakenError,
     InvalidNameError,
     NotFoundError,
     ObjectExistsError,
     ObjectMissingError,
+    RateLimitedError,
     RemoteError,
     SessionExpiredError,
     StorageError,
     StorageUnavailableError,
     TrustError,
+    UnauthenticatedError,
     UnavailableError,
     UsageError,
 )
@@ -48,6 +51,9 @@ STATUS: dict[type[Exception], int] = {
     ObjectExistsError: 409,
     StorageUnavailableError: 503,
     UnavailableError: 503,
+    UnauthenticatedError: 401,
+    ForbiddenError: 403,
+    RateLimitedError: 429,
     NotFoundError: 404,
     GenerationTakenError: 409,
     SessionExpiredError: 410,
@@ -61,6 +67,8 @@ STATUS: dict[type[Exception], int] = {
 
 _DESCRIPTIONS = {
     400: "Something asked for cannot be, or is of the wrong form",
+    401: "There is no token, or one that is unknown, revoked or expired",
+    403: "The token does not allow it",
     404: "There is none of that name",
     408: "The body took too long",
     409: "Something else is there already, or is going",
@@ -69,13 +77,22 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     416: "The range lies outside the object",
     422: "The request does not validate",
+    429: "The token asks too often",
     500: "The service has a fault; its log tells more",
     503: "Object storage or the database does not answer: try again",
 }
 
 
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: these answers, and those that every route can give."""
+    """For a route's `responses`: these answers, and those that every route below /v1 can give."""
+    return plain_problems(*statuses, 401, 403, 429)
+
+
+def plain_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """As `problems`, where no token is asked for."""
     return {
         status: {"model": Problem, "description": _DESCRIPTIONS[status]}
         for status in sorted({*statuses, 422, 500, 503})
@@ -137,4 +154,5 @@ def _http_answer(request: Request, error: Exception) -> JSONResponse:
 
 
 def _problem(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse(asdict(Problem(code=code, message=message)), status_code=status)
+    body = asdict(Problem(code=code, message=message))
+    return JSONResponse(body, status_code=status, headers=_HEADERS.get(status))

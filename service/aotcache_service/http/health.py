@@ -7,18 +7,18 @@ from fastapi import APIRouter
 from aotcache.errors import UnavailableError
 
 from .context import ContextDep
-from .errors import problems
+from .errors import plain_problems
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez", responses=problems())
+@router.get("/livez", responses=plain_problems())
 async def livez() -> dict[str, str]:
     """200 as long as the process runs."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses=problems(503))
+@router.get("/readyz", responses=plain_problems(503))
 async def readyz(context: ContextDep) -> dict[str, str]:
     """200 once the database's tables are of this version."""
     if not context.ready:

@@ -14,7 +14,7 @@ from aotcache.protocol.decoding import decode_json
 from .context import Context
 from .errors import answer_error
 
-Call = Callable[[Any, Any], Awaitable[Response]]
+Call = Callable[[Any, Context, str], Awaitable[Response]]
 _JSON = (b"content-type", b"application/json")
 
 
@@ -25,7 +25,7 @@ class ShortCut:
     Only what is known to be right goes this way. The rest, every wrong body included, goes to
     FastAPI, which has the same endpoint as a route: it describes the call and says what is wrong.
 
-    calls: by path, endpoints `async (asked, context) -> Response` of POSTs.
+    calls: by path, endpoints `async (asked, context, authorization) -> Response` of POSTs.
     """
 
     def __init__(self, app: ASGIApp, context: Context, calls: Mapping[str, Call]) -> None:
@@ -51,10 +51,15 @@ class ShortCut:
             await self._app(scope, _once_more(first, receive), send)
             return
         try:
-            answer = await call(asked, self.context)
+            answer = await call(asked, self.context, _authorization(scope))
         except Exception as error:
             answer = answer_error(Request(scope), error)
         await answer(scope, receive, send)
+
+
+def _authorization(scope: Scope) -> str:
+    found = (value for name, value in scope["headers"] if name == b"authorization")
+    return str(next(found, b""), "latin-1")
 
 
 def _once_more(first: Message, receive: Receive) -> Receive:

@@ -28,9 +28,9 @@ _MAX_INT = 1 << 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Empty: any. hash: a prefix. The rest is compared whole."""
+    """Empty: any. hash: a prefix. The rest is compared whole. namespaces: None for all."""
 
-    namespace: str = ""
+    namespaces: frozenset[str] | None = None
     layout: str = ""
     hash: str = ""
     platform_id: str = ""
@@ -40,7 +40,6 @@ class Filter:
     def conditions(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [TreeRow.hidden.is_(False)]
         for column, value in (
-            (TreeRow.namespace, self.namespace),
             (TreeRow.layout, self.layout),
             (TreeRow.platform_id, self.platform_id),
             (TreeRow.engine, self.engine),
@@ -48,6 +47,8 @@ class Filter:
         ):
             if value:
                 found.append(column == value)
+        if self.namespaces is not None:
+            found.append(TreeRow.namespace.in_(sorted(self.namespaces)))
         if self.hash:
             # A range, so that the index serves it; hashes are ASCII, `~` follows all of it.
             found += [TreeRow.hash >= self.hash, TreeRow.hash < self.hash + "~"]
@@ -100,7 +101,7 @@ def tree_details(db: Session, wanted: Filter) -> TreeDetails:
     ).all()
     if not rows:
         raise NotFoundError(
-            f"no tree of hash {wanted.hash[:12]} in namespace {wanted.namespace}; "
+            f"no tree of hash {wanted.hash[:12]} in {', '.join(wanted.namespaces or ('any',))}; "
             "`aotcache ls` lists what is stored"
         )
     ids = [tree.id for tree, _ in rows]

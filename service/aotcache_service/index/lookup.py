@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
+from typing import TypeAlias
 
 import msgspec
 from sqlalchemy import bindparam, select
@@ -23,6 +24,7 @@ from aotcache.protocol.v1.lookup import (
     StoredPart,
 )
 
+from ..auth import READ, Caller
 from .database import Database
 from .models import TreeRow
 from .rows import missing_parts
@@ -30,6 +32,9 @@ from .served import Key, Served, served
 
 # More platforms than one hash ever has: bounds the work of saying why there is none.
 MAX_OTHERS = 200
+
+# Who asks, or why nobody may, by Authorization header.
+Callers: TypeAlias = Callable[[Session, Sequence[str]], list[Caller | Exception]]
 
 _tree = TreeRow.__table__.c
 _OTHERS = (
@@ -53,14 +58,24 @@ class Found:
 
 
 def lookup_all(
-    database: Database, asked: Sequence[Lookup], storage_url: str
+    database: Database,
+    asked: Sequence[tuple[Lookup, str]],
+    callers: Callers,
+    storage_url: str,
 ) -> list[Found | Miss | Exception]:
-    """In one snapshot, each by itself: an answer that cannot be given does not spoil the others."""
+    """In one snapshot, each by itself: an answer that cannot be given does not spoil the others.
+
+    asked: each with its Authorization header.
+    """
     with database.read() as db:
-        usable = served(db, [_key(one) for one in asked])
+        allowed = callers(db, [header for _, header in asked])
+        usable = served(db, [_key(one) for one, _ in asked])
         answers: list[Found | Miss | Exception] = []
-        for one, rows in zip(asked, usable, strict=True):
+        for (one, _), caller, rows in zip(asked, allowed, usable, strict=True):
             try:
+                if isinstance(caller, Exception):
+                    raise caller
+                caller.require(READ, one.namespace)
                 answers.append(_answer(db, one, rows, storage_url))
             except Exception as error:
                 answers.append(error)

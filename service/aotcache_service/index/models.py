@@ -229,6 +229,22 @@ class OutcomeRow(Base):
     last: Mapped[int]
 
 
+class TokenRow(Base):
+    """digest: SHA-256 of the secret, as hex. namespaces: names, or `*`. expires, revoked: 0 for
+    never. A row stays for ever: that there has been a token is why all calls need one."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    name: Mapped[str]
+    scope: Mapped[str]
+    namespaces: Mapped[list[str]]
+    created: Mapped[int]
+    expires: Mapped[int]
+    revoked: Mapped[int]
+
+
 class DeletionRow(Base):
     """Generations of this part up to `generation` are deleted. Outlives the tree's own row."""
 

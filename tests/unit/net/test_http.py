@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from aotcache.errors import (
     CondemnedError,
     InvalidNameError,
     NotFoundError,
+    RateLimitedError,
     RemoteError,
     UnavailableError,
     UsageError,
@@ -168,6 +170,37 @@ def test_the_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     for error in (caught.value, second.value, caught.value.__cause__):
         shown += [str(error), repr(error)]
     assert not [text for text in shown if TOKEN in text]
+
+
+def test_a_token_in_a_file_is_read_each_time(tmp_path: Path) -> None:
+    """Kubernetes replaces it while we run."""
+    file = tmp_path / "token"
+    with serving(lambda _: Reply(200, b"{}")) as server:
+        client = HttpClient(server.url, token_file=str(file))
+        for token in ("first", "second"):
+            file.write_text(f"{token}\n")
+            client.request_bytes("GET", "/x")
+        file.write_text("not a token\n")
+        with pytest.raises(UsageError, match=str(file)) as caught:
+            client.request_bytes("GET", "/x")
+        assert "not a token" not in str(caught.value)
+        file.unlink()
+        with pytest.raises(UsageError, match=f"cannot read the token file {file}: No such"):
+            client.request_bytes("GET", "/x")
+    told = [request.headers["authorization"] for request in server.requests]
+    assert told == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_asks_too_often_asks_again_later(method: str) -> None:
+    """Also what is not repeated otherwise: it was not done."""
+    answers = [problem(429, "rate_limited"), Reply(200, b"done")]
+    with serving(lambda _: answers.pop(0)) as server:
+        assert HttpClient(server.url).request_bytes(method, "/x").data == b"done"
+    with serving(lambda _: problem(429, "rate_limited")) as server:
+        with pytest.raises(RateLimitedError, match="because rate_limited"):
+            HttpClient(server.url, retries=1).request_bytes(method, "/x")
+        assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ünicode"])

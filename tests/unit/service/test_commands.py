@@ -16,12 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from aotcache.storage import open_store
-from aotcache_service.commands import reindex, serve
+from aotcache_service.commands.reindex import reindex
+from aotcache_service.commands.serve import serve
 from aotcache_service.index.database import Database
 from support.process import free_ports, work_folder
 from support.stored import put_part
 
-SERVE = "from aotcache_service.commands import serve; serve()"
+SERVE = "from aotcache_service.commands.serve import serve; serve()"
 LINE = re.compile(
     r"aotcache service listening on (http://127\.0\.0\.1:\d+) \(index: (.+), objects: (.+)\)\n"
 )
@@ -81,7 +82,7 @@ def test_two_services_share_a_database(tmp_path: Path, postgres_url: str) -> Non
 def test_serve_refuses_to_listen_for_everybody(tmp_path: Path, host: str) -> None:
     result = CliRunner().invoke(serve, ["--data-dir", str(tmp_path), "--host", host])
     assert result.exit_code == 2
-    assert "no tokens yet" in result.output
+    assert "there is no token" in result.output
 
 
 def test_serve_says_when_the_port_is_taken(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_serve_says_when_the_port_is_taken(tmp_path: Path) -> None:
 
 def failed(arguments: list[str], *, as_nobody: bool = False) -> str:
     """The one line that `serve` says before it exits with 1; as a user who may write nothing."""
-    code = "import sys, os\nfrom aotcache_service.commands import serve\n"
+    code = "import sys, os\nfrom aotcache_service.commands.serve import serve\n"
     if as_nobody and os.geteuid() == 0:
         code += "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
     done = subprocess.run(

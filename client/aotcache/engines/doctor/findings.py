@@ -12,19 +12,23 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What is to be looked at. url, storage_url, token, signing_key, trusted_keys: None where
+    """What is to be looked at. url, storage_url, token_file, signing_key, trusted_keys: None where
     nobody named one. environ: the environment that the engine would have."""
 
     environ: Mapping[str, str]
     cache_root: str
     namespace: str
     url: str | None = None
-    token: str | None = None
+    token_file: str | None = None
     storage_url: str | None = None
     transfer: str = settings.AUTO
     trust: str = ""
     signing_key: str | None = None
     trusted_keys: str | None = None
+
+    @property
+    def has_token(self) -> bool:
+        return bool(self.token_file or self.environ.get(settings.TOKEN))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from aotcache.net.http import HttpClient
 from aotcache.protocol.v1.presign import Presign, Presigned
 from aotcache.protocol.v1.trees import TreePage
 from aotcache.storage import open_store
+from aotcache.sync.connect import http_client
 
 
 def check_service(setup: Setup) -> Iterator[Finding]:
@@ -41,19 +42,25 @@ def check_service(setup: Setup) -> Iterator[Finding]:
     except UnavailableError as error:
         yield problem("service", str(error))
     except AotcacheError as error:
-        token = "" if setup.token else f"; no token is named ({settings.TOKEN})"
+        token = "" if setup.has_token else f"; no token is named ({settings.TOKEN})"
         yield problem("service", f"{error}{token}")
 
 
+def _client(setup: Setup, url: str) -> HttpClient:
+    return http_client(
+        url, setup.token_file, setup.environ, connect_seconds=3, read_seconds=5, retries=0
+    )
+
+
 def _ask(setup: Setup, url: str) -> Iterator[Finding]:
-    client = HttpClient(url, setup.token, connect_seconds=3, read_seconds=5, retries=0)
+    client = _client(setup, url)
     try:
         query = {"namespace": setup.namespace, "limit": "1"}
         page = client.request_json("GET", "/v1/trees", None, TreePage, query=query)
         version = _version(client)
     finally:
         client.close()
-    named = "with a token" if setup.token else "without a token"
+    named = "with a token" if setup.has_token else "without a token"
     yield ok("service", f"{url} answers, version {version or 'unknown'}, asked {named}")
     if version and version != __version__:
         yield note("service", f"the service is {version}, this is {__version__}", "use one version")
@@ -136,7 +143,7 @@ def _check_transfer(setup: Setup) -> Iterator[Finding]:
 
 def _ask_for_signing(setup: Setup, url: str) -> Iterator[Finding]:
     try:
-        client = HttpClient(url, setup.token, connect_seconds=3, read_seconds=5, retries=0)
+        client = _client(setup, url)
         signed = client.request_json("POST", "/v1/presign", Presign(), Presigned)
     except AotcacheError as error:
         yield problem("storage", str(error))

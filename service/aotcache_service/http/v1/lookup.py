@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 
+from ..access import AuthorizationDep
 from ..bodies import json_answer
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
@@ -19,9 +20,11 @@ MISS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/lookup", response_model=Hit, responses={**problems(400, 413), **MISS})
-async def lookup(asked: Lookup, context: ContextDep) -> Response:
+async def lookup(
+    asked: Lookup, context: ContextDep, authorization: AuthorizationDep = None
+) -> Response:
     """Is this tree stored for this platform? Its parts' manifests, or why there are none."""
-    found = await context.lookups.ask(asked)
+    found = await context.lookups.ask((asked, authorization or ""))
     if isinstance(found, Miss):
         return miss_answer(found)
     context.usage.record(found.trees, now())

@@ -14,13 +14,20 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from aotcache.errors import InvalidNameError, PackError
-from aotcache.protocol.names import check_object_key, parse_manifest_key, parse_pack_key
+from aotcache.protocol.names import (
+    check_namespace,
+    check_object_key,
+    parse_manifest_key,
+    parse_pack_key,
+)
 from aotcache.protocol.v1.objects import ListedObject, ObjectPage
 from aotcache.storage.base import ObjectInfo, ObjectStore
 
+from ...auth import PUBLISH, READ
 from ...index.publishing import is_committed
 from ...index.write import condemn_unknown_pack
 from ...ops.reading import check_manifest, is_manifest_key
+from ..access import CallerDep
 from ..context import Context, ContextDep
 from ..errors import problems
 
@@ -44,6 +51,7 @@ _CONTENT = {"content": {BINARY: {"schema": {"type": "string", "format": "binary"
 @router.get("/objects", responses=problems(400))
 async def list_objects(
     context: ContextDep,
+    caller: CallerDep,
     prefix: Annotated[str, Query(max_length=512, description="Ends with `/`; empty: all")] = "",
     after: Annotated[str, Query(max_length=512)] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
@@ -52,15 +60,18 @@ async def list_objects(
     if prefix:
         if not prefix.endswith("/"):
             raise InvalidNameError(f"{prefix[:140]!r} is not a prefix of keys: it ends with no '/'")
-        check_object_key(prefix + "x")
+        caller.require(READ, _namespace(prefix + "x"))
+    else:
+        caller.require_all(READ)
     found = await context.in_storage(_listed, context.store, prefix, after, limit + 1)
     objects = tuple(ListedObject(key=one.key, size=one.size) for one in found[:limit])
     return ObjectPage(objects=objects, after=objects[-1].key if len(found) > limit else "")
 
 
 @router.head("/objects/{key:path}", response_class=Response, responses=problems(400, 404))
-async def head_object(key: str, context: ContextDep) -> Response:
+async def head_object(key: str, context: ContextDep, caller: CallerDep) -> Response:
     """Its size, as Content-Length."""
+    caller.require(READ, _namespace(key))
     size = await context.in_storage(context.store.size, key)
     headers = {"Content-Length": str(size), "Accept-Ranges": "bytes"}
     return Response(media_type=BINARY, headers=headers)
@@ -71,8 +82,11 @@ async def head_object(key: str, context: ContextDep) -> Response:
     response_class=Response,
     responses={**problems(400, 404, 416), 200: _CONTENT, 206: _CONTENT},
 )
-async def get_object(key: str, request: Request, context: ContextDep) -> Response:
+async def get_object(
+    key: str, request: Request, context: ContextDep, caller: CallerDep
+) -> Response:
     """Its bytes; with `Range: bytes=a-b`, those."""
+    caller.require(READ, _namespace(key))
     headers = {"Accept-Ranges": "bytes"}
     # Any other form of range may be ignored, and is (RFC 9110, 14.2).
     wanted = _RANGE.fullmatch(request.headers.get("range", ""))
@@ -108,8 +122,11 @@ async def get_object(key: str, request: Request, context: ContextDep) -> Respons
     openapi_extra=_BODY,
     responses=problems(400, 408, 409, 411, 413),
 )
-async def put_object(key: str, request: Request, context: ContextDep) -> Response:
+async def put_object(
+    key: str, request: Request, context: ContextDep, caller: CallerDep
+) -> Response:
     """Put a pack or a manifest if absent, whole or not at all. Needs a Content-Length."""
+    caller.require(PUBLISH, _namespace(key))
     _check_kind(key)
     length = _content_length(request)
     try:
@@ -125,8 +142,9 @@ async def put_object(key: str, request: Request, context: ContextDep) -> Respons
 
 
 @router.delete("/objects/{key:path}", status_code=204, responses=problems(400, 409))
-async def delete_object(key: str, context: ContextDep) -> None:
+async def delete_object(key: str, context: ContextDep, caller: CallerDep) -> None:
     """Delete a pack or manifest that the index does not know; not an error when there is none."""
+    caller.require(PUBLISH, _namespace(key))
     await context.in_storage(_delete, context, key)
 
 
@@ -145,6 +163,10 @@ def _delete(context: Context, key: str) -> None:
 
 def _listed(store: ObjectStore, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
     return list(islice(store.list(prefix, after), limit))
+
+
+def _namespace(key: str) -> str:
+    return check_namespace(check_object_key(key).partition("/")[0])
 
 
 def _check_kind(key: str) -> str:

@@ -6,7 +6,9 @@ from fastapi import APIRouter
 
 from aotcache.protocol.v1.outcomes import Outcome
 
+from ...auth import READ
 from ...index.write import count_outcome
+from ..access import CallerDep
 from ..context import ContextDep, now
 from ..errors import problems
 
@@ -14,7 +16,8 @@ router = APIRouter(tags=["outcomes"])
 
 
 @router.post("/outcomes", status_code=204, responses=problems(400, 404, 413))
-def post_outcome(outcome: Outcome, context: ContextDep) -> None:
+def post_outcome(outcome: Outcome, context: ContextDep, caller: CallerDep) -> None:
     """Tell what the engine did with a part that was pulled."""
+    caller.require(READ, outcome.namespace)
     with context.database.write() as db:
         count_outcome(db, outcome, now())

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Response
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 
+from ...auth import READ
 from ...index import recipes as index
+from ..access import CallerDep
 from ..bodies import json_answer
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
@@ -17,9 +19,10 @@ router = APIRouter(tags=["lookup"])
 
 
 @router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(400, 413), **MISS})
-def lookup_recipe(asked: RecipeLookup, context: ContextDep) -> Response:
+def lookup_recipe(asked: RecipeLookup, context: ContextDep, caller: CallerDep) -> Response:
     """Which trees did starts of this recipe use, on this platform? What is empty is not compared,
     but engine and model have to be named."""
+    caller.require(READ, asked.namespace)
     with context.database.read() as db:
         found = index.lookup_recipe(db, asked, context.storage_url)
     if isinstance(found, Miss):

@@ -17,8 +17,10 @@ from aotcache.protocol.names import (
 )
 from aotcache.protocol.v1.trees import MAX_LIMIT, Deleted, TreeDetails, TreePage
 
+from ...auth import ADMIN, READ
 from ...index.listing import Filter, list_trees, tree_details
 from ...ops.delete import delete_trees
+from ..access import CallerDep
 from ..context import ContextDep
 from ..errors import problems
 
@@ -34,6 +36,7 @@ Sort = Literal["created", "used", "hash", "raw_bytes", "stored_bytes"]
 def get_trees(
     *,
     context: ContextDep,
+    caller: CallerDep,
     namespace: Text = "",
     layout: Text = "",
     hash: Annotated[str, Query(max_length=128, description="The start of the hash")] = "",
@@ -45,9 +48,15 @@ def get_trees(
     cursor: Text = "",
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
 ) -> TreePage:
-    """What is stored, a page at a time: pass `cursor` back with the same filter and sort."""
+    """What is stored, a page at a time: pass `cursor` back with the same filter and sort. Without
+    a namespace: in all that the token is for."""
+    if namespace:
+        caller.require(READ, check_namespace(namespace))
+        namespaces: frozenset[str] | None = frozenset((namespace,))
+    else:
+        namespaces = caller.namespaces
     wanted = Filter(
-        namespace=namespace and check_namespace(namespace),
+        namespaces=namespaces,
         layout=layout and check_layout(layout),
         hash=hash,
         platform_id=platform and check_platform_id(platform),
@@ -61,14 +70,16 @@ def get_trees(
 @router.get("/trees/{hash}", responses=problems(400, 404))
 def get_tree(
     context: ContextDep,
+    caller: CallerDep,
     hash: str,
     namespace: Text = DEFAULT_NAMESPACE,
     layout: Text = "",
     platform: PlatformId = "",
 ) -> TreeDetails:
     """Every tree of one hash: one per layout and platform."""
+    caller.require(READ, check_namespace(namespace))
     wanted = Filter(
-        namespace=check_namespace(namespace),
+        namespaces=frozenset((namespace,)),
         layout=layout,
         hash=_whole_hash(layout, hash),
         platform_id=platform and check_platform_id(platform),
@@ -80,17 +91,19 @@ def get_tree(
 @router.delete("/trees/{hash}", responses=problems(400, 404))
 async def delete_tree(
     context: ContextDep,
+    caller: CallerDep,
     hash: str,
     namespace: Text = DEFAULT_NAMESPACE,
     layout: Text = "",
     platform: PlatformId = "",
 ) -> Deleted:
     """Delete the trees of one hash; empty layout, platform: all of them."""
+    caller.require(ADMIN, check_namespace(namespace))
     return await context.in_storage(
         delete_trees,
         context.database,
         context.store,
-        check_namespace(namespace),
+        namespace,
         _whole_hash(layout, hash),
         layout=layout,
         platform=platform and check_platform_id(platform),

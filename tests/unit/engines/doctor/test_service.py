@@ -48,7 +48,9 @@ def test_a_token_that_is_refused() -> None:
     with serving(lambda _: Reply(401, body)) as server:
         (found,) = _problems(check_service(_setup(server.url)))
         assert found == "no such token; no token is named (AOTCACHE_TOKEN)"
-        (found,) = _problems(check_service(_setup(server.url, token="hunter2")))
+        (found,) = _problems(
+            check_service(_setup(server.url, environ={"AOTCACHE_TOKEN": "hunter2"}))
+        )
         assert found == "no such token"
 
 

@@ -132,7 +132,8 @@ def test_pages_are_read_in_the_order_of_an_index(
     database: Database, sort: str, order: str, namespace: str
 ) -> None:
     with database.read() as db, plans() as asked:
-        page = list_trees(db, Filter(namespace=namespace), sort=sort, order=order, limit=1)
+        wanted = Filter(namespaces=frozenset((namespace,)) if namespace else None)
+        page = list_trees(db, wanted, sort=sort, order=order, limit=1)
     assert len(page.trees) == 1
     steps, outcomes = asked
     assert f"trees USING INDEX ix_trees_{'namespace_' * bool(namespace)}{sort}_id" in steps[0]

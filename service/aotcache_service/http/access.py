@@ -1,0 +1,54 @@
+"""Who asks: the Authorization header of a request, and what its token may do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Depends, Security
+from fastapi.security import APIKeyHeader
+from sqlalchemy.orm import Session
+
+from aotcache.errors import AotcacheError
+
+from ..auth import Caller
+from ..index import tokens
+from .context import ContextDep
+from .limits import RateLimit
+
+_header = APIKeyHeader(
+    name="Authorization",
+    scheme_name="token",
+    description="`Bearer aotc_…`: a token of `aotcache token create`. A service for which none was "
+    "ever made asks for none.",
+    auto_error=False,
+)
+AuthorizationDep = Annotated[str | None, Security(_header)]
+
+
+class Gate:
+    """Lets requests in."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._limit = limit
+
+    def callers(self, db: Session, headers: Sequence[str]) -> list[Caller | Exception]:
+        """For each Authorization header who asks, or why the request is refused."""
+        found = tokens.callers(db, headers, int(time.time()))
+        return [self._limited(one) for one in found]
+
+    def _limited(self, found: Caller | Exception) -> Caller | Exception:
+        if isinstance(found, Caller):
+            try:
+                self._limit.take(found.token)
+            except AotcacheError as error:
+                return error
+        return found
+
+
+async def _caller(context: ContextDep, authorization: AuthorizationDep = None) -> Caller:
+    return await context.callers.ask(authorization or "")
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]

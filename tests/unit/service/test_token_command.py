@@ -1,0 +1,100 @@
+"""`aotcache token`, beside a running service."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from aotcache_service.commands.serve import serve
+from aotcache_service.commands.token import token
+from support.site import Service, aotcache, printed
+
+
+def ran(folder: Path, *words: str) -> Result:
+    command, *rest = words
+    return CliRunner().invoke(token, [command, "--data-dir", str(folder), *rest])
+
+
+def made(folder: Path, *words: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(ran(folder, "create", "--json", *words).stdout)
+    return found
+
+
+def listed(folder: Path) -> Any:
+    return json.loads(ran(folder, "list", "--json").stdout)
+
+
+def test_made_listed_revoked(tmp_path: Path) -> None:
+    assert "no token was ever made" in ran(tmp_path, "list").stderr
+    assert listed(tmp_path) == []
+    first = ran(tmp_path, "create", "--name", "node pool a", "--expires", "90d")
+    assert first.exit_code == 0
+    text = first.stdout.strip()
+    token_id = text.split("_")[1]
+    assert first.stderr == f"token {token_id}, to read in default; keep it secret:\n"
+    (row,) = listed(tmp_path)
+    assert (row["id"], row["name"], row["scope"]) == (token_id, "node pool a", "read")
+    assert (row["namespaces"], row["state"]) == (["default"], "good")
+    assert row["expires"] - row["created"] == 90 * 86400
+    assert text.rpartition("_")[2] not in json.dumps(row)
+    line = ran(tmp_path, "list").stdout
+    assert line.startswith(f"{token_id}  good     read     default ")
+    assert line.endswith("node pool a\n")
+    assert ran(tmp_path, "revoke", token_id).stdout == f"{token_id} is revoked\n"
+    assert listed(tmp_path)[0]["state"] == "revoked"
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    for words, why in [
+        (("create", "--namespace", "Not One"), "namespace"),
+        (("create", "--scope", "root"), "'root' is not one of"),
+        (("create", "--expires", "soon"), "90d, 12h, 30m"),
+        (("create", "--expires", "0d"), "90d, 12h, 30m"),
+        (("create", "--name", "a\x1b[31m"), "printable"),
+        (("revoke", "0123456789ab"), "there is no token"),
+    ]:
+        result = ran(tmp_path, *words)
+        assert result.exit_code != 0
+        assert why in (result.output + str(result.exception)), words
+    assert listed(tmp_path) == []
+
+
+def test_the_service_listens_elsewhere_only_with_a_token(tmp_path: Path) -> None:
+    words = ["--data-dir", str(tmp_path), "--host", "192.0.2.1", "--port", "0"]
+    revoked = made(tmp_path)
+    ran(tmp_path, "revoke", revoked["id"])
+    refused = CliRunner().invoke(serve, words)
+    assert refused.exit_code == 2
+    assert "there is no token" in refused.output
+    made(tmp_path)
+    # Now it tries to; the address is nobody's.
+    assert "cannot listen on 192.0.2.1" in CliRunner().invoke(serve, words).output
+
+
+def test_a_running_service_and_its_clients(service: Service, tmp_path: Path) -> None:
+    """Made, used from a file and from the environment, revoked: no restart."""
+    words = ("--url", service.url, "--json")
+    assert printed(aotcache("ls", *words)) == {"trees": [], "cursor": ""}
+    one = made(service.data, "--scope", "admin", "--namespace", "*")
+    done = aotcache("ls", *words, check=False)
+    assert done.returncode == 1
+    assert "it has no token. Name one in AOTCACHE_TOKEN or AOTCACHE_TOKEN_FILE" in done.stderr
+    file = tmp_path / "token"
+    file.write_text(one["token"] + "\n")
+    assert printed(aotcache("ls", *words, "--token-file", str(file)))["trees"] == []
+    for env in ({"AOTCACHE_TOKEN": one["token"]}, {"AOTCACHE_TOKEN_FILE": str(file)}):
+        assert printed(aotcache("ls", *words, env=env))["trees"] == []
+    ran(service.data, "revoke", one["id"])
+    done = aotcache("ls", *words, "--token-file", str(file), check=False)
+    assert done.returncode == 1
+    assert f"token {one['id']} is revoked" in done.stderr
+    assert one["token"] not in done.stderr
+    try:
+        urllib.request.urlopen(f"{service.url}/v1/trees", timeout=10)
+    except urllib.error.HTTPError as error:
+        assert error.code == 401
