@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +77,18 @@ def test_the_service_listens_elsewhere_only_with_a_token(tmp_path: Path) -> None
 def test_a_running_service_and_its_clients(service: Service, tmp_path: Path) -> None:
     """Made, used from a file and from the environment, revoked: no restart."""
     words = ("--url", service.url, "--json")
-    assert printed(aotcache("ls", *words)) == {"trees": [], "cursor": ""}
+    assert printed(aotcache("ls", *words)) == []
     one = made(service.data, "--scope", "admin", "--namespace", "*")
     done = aotcache("ls", *words, check=False)
     assert done.returncode == 1
     assert "it has no token. Name one in AOTCACHE_TOKEN or AOTCACHE_TOKEN_FILE" in done.stderr
     file = tmp_path / "token"
     file.write_text(one["token"] + "\n")
-    assert printed(aotcache("ls", *words, "--token-file", str(file)))["trees"] == []
+    assert printed(aotcache("ls", *words, "--token-file", str(file))) == []
     for env in ({"AOTCACHE_TOKEN": one["token"]}, {"AOTCACHE_TOKEN_FILE": str(file)}):
-        assert printed(aotcache("ls", *words, env=env))["trees"] == []
+        assert printed(aotcache("ls", *words, env=env)) == []
     ran(service.data, "revoke", one["id"])
     done = aotcache("ls", *words, "--token-file", str(file), check=False)
     assert done.returncode == 1
     assert f"token {one['id']} is revoked" in done.stderr
     assert one["token"] not in done.stderr
-    try:
-        urllib.request.urlopen(f"{service.url}/v1/trees", timeout=10)
-    except urllib.error.HTTPError as error:
-        assert error.code == 401
