@@ -10,6 +10,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
 DEFAULT_PRESIGN_SECONDS = 300
 DEFAULT_TOKEN_RATE = 1000
+DEFAULT_QUARANTINE_NODES = 3
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600  # S3's own bound
 
 
@@ -23,8 +24,9 @@ class ServiceSettings:
     session_seconds: lifetime of a publish session, counted from its opening or last resuming.
     presign_seconds: how long the URLs are good for by which nodes read and write packs in S3; 0:
     none are given, packs pass the service. token_rate: requests a second that each token may make;
-    0: any number. s3_public_endpoint: S3 as nodes reach it, where that is not the service's own
-    endpoint.
+    0: any number. quarantine_nodes: how many have to fail with a part before it is not served any
+    more; 0: it always is. s3_public_endpoint: S3 as nodes reach it, where that is not the
+    service's own endpoint.
     """
 
     data_dir: Path
@@ -35,6 +37,7 @@ class ServiceSettings:
     session_seconds: int = 3600
     presign_seconds: int = DEFAULT_PRESIGN_SECONDS
     token_rate: int = DEFAULT_TOKEN_RATE
+    quarantine_nodes: int = DEFAULT_QUARANTINE_NODES
     s3_public_endpoint: str = ""
 
     def __post_init__(self) -> None:

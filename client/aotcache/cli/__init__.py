@@ -31,6 +31,7 @@ _COMMANDS = {
     "rm": ("aotcache.cli.query:rm", "Delete stored trees."),
     "bench": ("aotcache.cli.bench:bench", "Time publish and pull of a tree of yours."),
     "key": ("aotcache.cli.keys:key", "Signing keys and trusted keys."),
+    "quarantine": ("aotcache.cli.quarantine:quarantine", "Parts that nodes failed with."),
     "doctor": ("aotcache.cli.doctor:doctor", "Say what is set up here, and what to do."),
 }
 
@@ -70,6 +71,7 @@ class _Commands(click.Group):
 _SERVICE = {
     "serve": "Run the service: index, storage, API.",
     "reindex": "Rebuild the index from object storage.",
+    "token": "Tokens for the service.",
 }
 
 

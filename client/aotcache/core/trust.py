@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from aotcache.errors import TrustError, UsageError
 from aotcache.protocol.manifest import Manifest, decode_manifest
+from aotcache.protocol.names import check_key_id
 from aotcache.protocol.sections import (
     ReadBase,
     Sections,
@@ -26,7 +27,7 @@ from aotcache.protocol.sections import (
 )
 
 SIGNED, UNSIGNED = "signed", "unsigned"
-_PREFIX = "aotcache-ed25519"
+_PREFIX, _REVOKED = "aotcache-ed25519", "revoked"
 _PEM_HEAD, _PEM_TAIL = ["-----BEGIN", "PRIVATE", "KEY-----"], ["-----END", "PRIVATE", "KEY-----"]
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 
@@ -104,24 +105,52 @@ class TrustedKey:
     comment: str = ""
 
 
-def parse_trusted_keys(text: str, where: str) -> list[TrustedKey]:
-    """Lines of `aotcache-ed25519 BASE64 comment`; empty lines and `#` lines are skipped."""
-    keys = []
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """Whose signatures count here. revoked: ids of keys that never do, whoever trusts them."""
+
+    trusted: tuple[TrustedKey, ...] = ()
+    revoked: frozenset[str] = frozenset()
+
+    def plus(self, key: SigningKey | None) -> Keyring:
+        """This machine's own key too: who publishes here trusts what was published from here."""
+        if key is None:
+            return self
+        own = parse_trusted_keys(key.public_line(), "the signing key").trusted
+        return Keyring((*self.trusted, *own), self.revoked)
+
+    @property
+    def usable(self) -> dict[str, TrustedKey]:
+        return {key.id: key for key in self.trusted if key.id not in self.revoked}
+
+
+def parse_trusted_keys(text: str, where: str) -> Keyring:
+    """Lines of `aotcache-ed25519 BASE64 comment`, or `revoked ID comment`; empty lines and `#`
+    lines are skipped."""
+    keys, revoked = [], set()
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split(maxsplit=2)
         if not words or words[0].startswith("#"):
             continue
         try:
+            if words[0] == _REVOKED:
+                revoked.add(check_key_id(words[1]))
+                continue
             if words[0] != _PREFIX:
                 raise ValueError(words[0])
             raw = base64.b64decode(words[1], validate=True)
             public = Ed25519PublicKey.from_public_bytes(raw)
         except (ValueError, IndexError, binascii.Error) as error:
             raise UsageError(
-                f"{where}, line {number}: not a public key (`{_PREFIX} BASE64 comment`)"
+                f"{where}, line {number}: neither a public key (`{_PREFIX} BASE64 comment`) nor "
+                f"`{_REVOKED} ID`"
             ) from error
         keys.append(TrustedKey(key_id(public), public, words[2] if len(words) > 2 else ""))
-    return keys
+    return Keyring(tuple(keys), frozenset(revoked))
+
+
+def revoked_line(key: str, comment: str = "") -> str:
+    return f"{_REVOKED} {key} {comment}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +196,18 @@ class TrustPolicy:
         )
 
 
-def make_policy(mode: str, keys: list[TrustedKey]) -> TrustPolicy:
+def make_policy(mode: str, keyring: Keyring) -> TrustPolicy:
     """The policy of a node: `signed` as soon as a key is trusted; `unsigned` only when asked
     for."""
     if mode not in (SIGNED, UNSIGNED, ""):
         raise UsageError(f"trust policy {mode!r}: there are `{SIGNED}` and `{UNSIGNED}`")
     if mode == UNSIGNED:
         return TrustPolicy(UNSIGNED)
+    keys = keyring.usable
     if not keys:
         raise UsageError(
             "no trusted key: loading a compile cache runs its code. Trust a publisher's key with "
             "`aotcache key trust`, or say AOTCACHE_TRUST=unsigned if everyone who can write to "
             "this service may run code here"
         )
-    return TrustPolicy(SIGNED, {key.id: key for key in keys})
+    return TrustPolicy(SIGNED, keys)

@@ -14,12 +14,14 @@ from aotcache.local.state import TreeState, read_bytes, write_whole
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.manifest import FileEntry
 from aotcache.protocol.names import check_part
+from aotcache.protocol.recipe import Recipe
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """One part of one tree, as it was pulled. seconds and bytes: what this part's share of the pull
     took and moved. content: see `content_of`. outcome: the last one that was kept of it, to be told
-    to the service; empty: none yet."""
+    to the service; empty: none yet. started: the recipe of the start that compiled it; recipe: its
+    id."""
 
     namespace: str
     layout: str
@@ -33,6 +35,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     compile_seconds: float | None = None
     outcome: str = ""
+    started: Recipe | None = None
 
 
 def content_of(files: Iterable[FileEntry]) -> str:

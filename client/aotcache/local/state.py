@@ -101,6 +101,10 @@ class TreeState(msgspec.Struct, frozen=True):
         return self._path("crashed")
 
     @property
+    def manifests(self) -> str:
+        return self._path("manifests")
+
+    @property
     def outcomes(self) -> str:
         """Of all trees that lie beside this one."""
         return os.path.dirname(self._path("outcomes"))

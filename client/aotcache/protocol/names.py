@@ -5,6 +5,8 @@ A tree's key is (namespace, layout, hash, platform). Objects lie under
     {namespace}/packs/{aa}/{sha256}-{publish id}
     {namespace}/trees/{layout}/{hash}/{platform}/{part}/{generation:08}.manifest
     {namespace}/marks/deleted/{layout}/{hash}/{platform}/{part}/{generation:08}
+    {namespace}/marks/quarantined/{layout}/{hash}/{platform}/{part}/{generation:08}
+    {namespace}/marks/revoked/{key id}
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _HASH = {
 _PLATFORM_ID = re.compile(r"[0-9a-f]{32}")
 _PART = re.compile(r"shared|rank_(0|[1-9]\d{0,5})_(0|[1-9]\d{0,5})-d(0|[1-9]\d{0,3})")
 _PUBLISH_ID = re.compile(r"[0-9a-f]{32}")
+_KEY_ID = re.compile(r"[0-9a-f]{32}")
 _PACK = re.compile(r"[0-9a-f]{64}-[0-9a-f]{32}")
 _GENERATION = re.compile(r"\d{8}")
 _OBJECT_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
@@ -193,6 +196,31 @@ def deleted_key(tree: TreeKey, part: str, generation: int) -> str:
     return f"{deleted_prefix(tree.namespace)}{tree.path}/{part}/{generation:08}"
 
 
+def quarantined_prefix(tree: TreeKey, part: str) -> str:
+    namespace = check_namespace(tree.namespace)
+    return f"{namespace}/marks/quarantined/{tree.path}/{check_part(part)}/"
+
+
+def quarantined_key(tree: TreeKey, part: str, generation: int) -> str:
+    """The marker that says: generations of this part up to this one are quarantined."""
+    check_generation(generation)
+    return f"{quarantined_prefix(tree, part)}{generation:08}"
+
+
+def revoked_key(namespace: str, key: str) -> str:
+    """The marker that says: what only this key signed is not served."""
+    return f"{check_namespace(namespace)}/marks/revoked/{check_key_id(key)}"
+
+
+def check_key_id(value: str) -> str:
+    """Raises InvalidNameError for what is no signing key's id."""
+    if not _KEY_ID.fullmatch(value):
+        raise InvalidNameError(
+            f"{value[:140]!r} is not the id of a key: 32 of 0-9 a-f, as `aotcache key show` says"
+        )
+    return value
+
+
 class PartName(msgspec.Struct, frozen=True):
     tree: TreeKey
     part: str
@@ -216,3 +244,15 @@ def parse_manifest_key(key: str) -> PartName:
 
 def parse_deleted_key(key: str) -> PartName:
     return _parse_part(key, "marks/deleted", "")
+
+
+def parse_quarantined_key(key: str) -> PartName:
+    return _parse_part(key, "marks/quarantined", "")
+
+
+def parse_revoked_key(key: str) -> tuple[str, str]:
+    """Namespace and key id."""
+    pieces = check_object_key(key).split("/")
+    if len(pieces) != 4 or pieces[1:3] != ["marks", "revoked"]:
+        raise InvalidNameError(f"{key!r} does not mark a revoked key")
+    return check_namespace(pieces[0]), check_key_id(pieces[3])

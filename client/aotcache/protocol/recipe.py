@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 
 from aotcache.protocol.platform import Difference
@@ -13,6 +14,9 @@ MAX_EXTRA = 64
 MAX_PARALLEL = 1 << 20
 
 _EXTRA = "extra."
+# What makes another graph: where it is empty it is not known, and where it is empty there is none.
+_GRAPH = ("quantization", "dtype", "tensor_parallel_size", "pipeline_parallel_size")
+_GRAPH_OPTIONS = ("speculative", "lora", "multimodal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,24 @@ def differences(stored: Recipe, asked: Recipe) -> list[Difference]:
         for name, value in want.items()
         if have.get(name) != value and (value or name.startswith(_EXTRA))
     ]
+
+
+def graph_differences(stored: Recipe, asked: Recipe) -> list[Difference]:
+    """The fields that make another graph of the same model, and that are others. vLLM's hash has
+    left some of them out (vllm#50891, #53366, #55383), so that one start would run another's graph.
+
+    Both recipes are whole, as the plugin records them: no LoRA is as much of an answer as some.
+    """
+    have, want = _flat(stored), _flat(asked)
+    return [
+        Difference(field=name, stored=str(have[name]), asked=str(want[name]))
+        for name in (*_GRAPH, *_GRAPH_OPTIONS)
+        if have[name] != want[name] and (name in _GRAPH_OPTIONS or (have[name] and want[name]))
+    ]
+
+
+def in_words(found: Iterable[Difference]) -> str:
+    return "; ".join(f"{d.field} {d.stored or 'none'} (here {d.asked or 'none'})" for d in found)
 
 
 def _flat(recipe: Recipe) -> dict[str, str | int]:

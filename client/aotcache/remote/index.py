@@ -15,9 +15,11 @@ from aotcache.net.http import HttpClient
 from aotcache.protocol.names import TreeKey, check_publish_id
 
 if TYPE_CHECKING:
+    from aotcache.protocol.v1.keys import Revoked, RevokeKey
     from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
     from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
+    from aotcache.protocol.v1.quarantine import Quarantined, Release, Released
     from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
     from aotcache.protocol.v1.trees import Deleted, TreeDetails, TreePage
 
@@ -130,6 +132,23 @@ class Index:
 
         query = _query(namespace=namespace, layout=layout, platform=platform)
         return self._client.request_json("DELETE", _tree(hash), None, Deleted, query=query)
+
+    def quarantined(self, namespace: str | None = None) -> Quarantined:
+        from aotcache.protocol.v1.quarantine import Quarantined
+
+        query = _query(namespace=namespace)
+        return self._client.request_json("GET", "/v1/quarantine", None, Quarantined, query=query)
+
+    def release(self, asked: Release) -> Released:
+        """Raises NotFoundError where nothing of it is quarantined."""
+        from aotcache.protocol.v1.quarantine import Released
+
+        return self._client.request_json("POST", "/v1/quarantine/release", asked, Released)
+
+    def revoke_key(self, asked: RevokeKey) -> Revoked:
+        from aotcache.protocol.v1.keys import Revoked
+
+        return self._client.request_json("POST", "/v1/keys/revoke", asked, Revoked, repeat=True)
 
     def open_session(self, asked: OpenSession) -> Session:
         from aotcache.protocol.v1.publish import Session

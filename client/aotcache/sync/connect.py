@@ -5,6 +5,7 @@ Stores and keys are imported by what opens them: an unchanged tree needs none.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from aotcache.net.http import HttpClient
 from aotcache.remote.index import Index
 
 if TYPE_CHECKING:
-    from aotcache.core.trust import SigningKey, TrustedKey
+    from aotcache.core.trust import Keyring, SigningKey
     from aotcache.storage import ObjectStore
     from aotcache.sync.progress import Progress
     from aotcache.sync.site import Site
+
+logger = logging.getLogger(__name__)
 
 _SIGNING_KEY, _TRUSTED_KEYS = "signing.pem", "trusted_keys"
 
@@ -37,20 +40,20 @@ def connect(
     """The service at `url`, bytes as `transfer` says (`store_of`), keys from these files or the
     user's own, the token from its file or `environ`. Nothing is asked of anybody yet. Raises
     UsageError."""
-    from aotcache.core.trust import make_policy, parse_trusted_keys
+    from aotcache.core.trust import make_policy
     from aotcache.sync.progress import Progress
     from aotcache.sync.site import Site
 
     client = http_client(url, token_file, environ)
     signer = read_signing_key(signing_key)
     keys = read_trusted_keys(trusted_keys)
-    if signer is not None:
-        # Who publishes here trusts what was published from here.
-        keys += parse_trusted_keys(signer.public_line(), "the signing key")
+    if signer is not None and signer.id in keys.revoked:
+        logger.warning("the signing key %s is revoked here: nothing is signed with it", signer.id)
+        signer = None
     return Site(
         index=Index(client),
         store=store_of(client, storage_url, transfer or settings.AUTO),
-        policy=make_policy(trust, keys),
+        policy=make_policy(trust, keys.plus(signer)),
         signer=signer,
         progress=progress or Progress(),
     )
@@ -118,12 +121,12 @@ def read_signing_key(path: str | None) -> SigningKey | None:
     return load_signing_key(_read(where), where)
 
 
-def read_trusted_keys(path: str | None) -> list[TrustedKey]:
+def read_trusted_keys(path: str | None) -> Keyring:
+    from aotcache.core.trust import Keyring, parse_trusted_keys
+
     where = path or settings.config_file(_TRUSTED_KEYS)
     if path is None and not os.path.exists(where):
-        return []
-    from aotcache.core.trust import parse_trusted_keys
-
+        return Keyring()
     return parse_trusted_keys(_read(where).decode("utf-8", "replace"), where)
 
 

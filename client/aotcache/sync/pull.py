@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from aotcache.core.trust import UNSIGNED
 from aotcache.errors import ManifestError, RemoteError, UsageError
 from aotcache.local.existing import compare
-from aotcache.local.loading import poisoned
 from aotcache.local.pulled import Note, content_of, write_note
 from aotcache.local.staging import discard
 from aotcache.local.state import TreeState, target_of
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
+from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.sync.mover import Mover
+from aotcache.sync.refusals import crashed_here, other_graph, refuse_older
 from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)
-
-CRASHED_HERE = "crashed_here"  # reason of a Miss that only this node gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +73,18 @@ def pull(
     tree_path: str,
     *,
     lock_timeout: float = -1,
+    recipe: Recipe | None = None,
     beside: Callable[[Hit], Miss | None] = lambda hit: None,  # noqa: ARG005
 ) -> Pulled | Miss:
     """Look a tree up and install it at `tree_path` (absolute): the parts asked for, or all.
 
     Several processes of one node may ask at once: one fetches, the others wait and find it there.
     Existing files are never replaced: those with another size, and a `model` with other content,
-    are counted as `kept`, and the model is warned of. beside: is called with what was found, before
-    anything is installed; a Miss of its own is the answer then. A Miss says why there is nothing
-    to pull; every error is raised (AotcacheError) and leaves the tree as it was, or with whole
-    units more.
+    are counted as `kept`, and the model is warned of. recipe: of the start that will load it: what
+    was compiled for another graph is a miss (`graph_differences`); None: any will do. beside: is
+    called with what was found, before anything is installed; a Miss of its own is the answer then.
+    A Miss says why there is nothing to pull; every error is raised (AotcacheError) and leaves the
+    tree as it was, or with whole units more.
     """
     begin = time.monotonic()
     state = TreeState(tree_path)
@@ -98,9 +99,12 @@ def pull(
             f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
         )
         manifests = _manifests(site, answer, parts, lookup)
+        if recipe is not None and (other := other_graph(manifests, recipe)) is not None:
+            return other
+        refuse_older(site, state, manifests)
         # Not before: it is the sign that a pull was cut off, for as long as nobody can finish it.
         discard(state.staging)
-        if (crashed := _crashed_here(manifests, tree_path)) is not None:
+        if (crashed := crashed_here(manifests, tree_path)) is not None:
             return crashed
         found = {m.statement.part: compare(m.statement.files, tree_path) for m in manifests}
         for warning in (text for compared in found.values() for text in compared.models):
@@ -181,21 +185,6 @@ def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) ->
     return manifests
 
 
-def _crashed_here(manifests: Sequence[Manifest], tree_path: str) -> Miss | None:
-    poison = poisoned(tree_path)
-    for manifest in manifests if poison else ():
-        said = manifest.statement
-        if content_of(said.files) in poison:
-            return Miss(
-                reason=CRASHED_HERE,
-                message=(
-                    f"{said.tree}: {said.part} made an engine of this node crash and is not pulled "
-                    f"again; to try it once more delete {TreeState(tree_path).poison}"
-                ),
-            )
-    return None
-
-
 def _take_note(
     hit: Hit,
     manifests: Sequence[Manifest],
@@ -218,6 +207,7 @@ def _take_note(
             generation=said.generation,
             content=content_of(said.files),
             recipe=said.recipe.id if said.recipe else "",
+            started=said.recipe,
             seconds=seconds / len(parts),
             bytes=moved // len(parts),
             compile_seconds=hit.compile_seconds,

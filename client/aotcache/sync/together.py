@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
+from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import PART_MISSING, Hit, Lookup, Miss
 from aotcache.protocol.v1.recipes import RecipeLookup
 from aotcache.sync.pull import Pulled, pull
@@ -13,11 +14,17 @@ from aotcache.sync.site import Site
 
 
 def pull_together(
-    site: Site, asked: Lookup, cache_root: str, *, lock_timeout: float = -1
+    site: Site,
+    asked: Lookup,
+    cache_root: str,
+    *,
+    lock_timeout: float = -1,
+    recipe: Recipe | None = None,
 ) -> list[Pulled | Miss]:
     """Pull a tree under a cache root, after those that it cannot be loaded without: a `vllm-aot`
     tree that was not saved as one artifact leads to a `vllm-jit` tree. Its own result comes last; a
-    Miss of the other is its own, as it could not be loaded. Raises what `pull` raises."""
+    Miss of the other is its own, as it could not be loaded. recipe: as for `pull`. Raises what
+    `pull` raises."""
     results: list[Pulled | Miss] = []
 
     def beside(hit: Hit) -> Miss | None:
@@ -34,14 +41,15 @@ def pull_together(
                     parts=ranks,
                 )
                 path = tree_path(cache_root, used.layout, used.hash)
-                result = pull(site, lookup, path, lock_timeout=lock_timeout)
+                result = pull(site, lookup, path, lock_timeout=lock_timeout, recipe=recipe)
                 if isinstance(result, Miss):
                     return result
                 results.append(result)
         return None
 
     path = tree_path(cache_root, asked.layout, asked.hash)
-    results.append(pull(site, asked, path, lock_timeout=lock_timeout, beside=beside))
+    own = pull(site, asked, path, lock_timeout=lock_timeout, recipe=recipe, beside=beside)
+    results.append(own)
     return results
 
 
@@ -52,10 +60,11 @@ def pull_recipe(
     *,
     part: str | None = None,
     lock_timeout: float = -1,
+    recipe: Recipe | None = None,
 ) -> Iterator[Pulled | Miss]:
     """Pull the trees that the last published start of a recipe used: of each, all parts, or the
     shared one and a rank's. Each result as it comes, and then what `pull` raises, if it does: the
-    trees before it are there. One Miss alone: there is none."""
+    trees before it are there. recipe: as for `pull`. One Miss alone: there is none."""
     answer = site.index.lookup_recipe(asked)
     if isinstance(answer, Miss):
         yield answer
@@ -74,7 +83,7 @@ def pull_recipe(
             parts=tuple(name for name in stored if part is None or name in (SHARED, part)),
         )
         path = tree_path(cache_root, hit.layout, hit.hash)
-        yield pull(site, lookup, path, lock_timeout=lock_timeout)
+        yield pull(site, lookup, path, lock_timeout=lock_timeout, recipe=recipe)
 
 
 def _last_start(hits: Sequence[Hit]) -> list[Hit]:

@@ -18,6 +18,7 @@ from ..settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     DEFAULT_PRESIGN_SECONDS,
+    DEFAULT_QUARANTINE_NODES,
     DEFAULT_TOKEN_RATE,
     MAX_PRESIGN_SECONDS,
     ServiceSettings,
@@ -54,6 +55,15 @@ from .data import data_options, unusable_data
     help="Requests a second that each token may make. 0: any number.",
 )
 @click.option(
+    "--quarantine-nodes",
+    envvar="AOTCACHE_QUARANTINE_NODES",
+    type=click.IntRange(0),
+    default=DEFAULT_QUARANTINE_NODES,
+    show_default=True,
+    help="How many nodes have to fail with a part, and none load it, before it is not served any "
+    "more. 0: it always is.",
+)
+@click.option(
     "--s3-public-endpoint",
     envvar="AOTCACHE_S3_PUBLIC_ENDPOINT",
     default="",
@@ -68,6 +78,7 @@ def serve(
     port: int,
     presign_seconds: int,
     token_rate: int,
+    quarantine_nodes: int,
     s3_public_endpoint: str,
 ) -> None:
     """Run the service: index, API and OpenAPI page (/docs), until it is told to stop."""
@@ -79,6 +90,7 @@ def serve(
         port=port,
         presign_seconds=presign_seconds,
         token_rate=token_rate,
+        quarantine_nodes=quarantine_nodes,
         s3_public_endpoint=s3_public_endpoint,
     )
     with unusable_data(settings):

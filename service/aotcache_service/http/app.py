@@ -23,7 +23,17 @@ from .bodies import BoundedBodies
 from .context import Context
 from .lean import ShortCut
 from .limits import RateLimit
-from .v1 import lookup, objects, outcomes, presign, publish, recipes, trees
+from .v1 import (
+    keys,
+    lookup,
+    objects,
+    outcomes,
+    presign,
+    publish,
+    quarantine,
+    recipes,
+    trees,
+)
 
 DESCRIPTION = """Which compiled torch.compile and vLLM trees are stored, and how to fetch them.
 
@@ -76,6 +86,7 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> S
     errors.install(app)
     app.add_middleware(BoundedBodies)
     app.include_router(health.router)
-    for routes in (lookup, recipes, trees, publish, objects, presign, outcomes):
+    calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)
+    for routes in calls:
         app.include_router(routes.router, prefix="/v1")
     return ShortCut(app, context, {"/v1/lookup": lookup.lookup})

@@ -17,6 +17,7 @@ from aotcache.protocol.record import MAX_TREES_USED, TreeUsed, all_trees
 from aotcache.protocol.v1.lookup import (
     OTHER_PLATFORM,
     PART_MISSING,
+    QUARANTINED,
     UNKNOWN_HASH,
     Hit,
     Lookup,
@@ -27,6 +28,7 @@ from aotcache.protocol.v1.lookup import (
 from ..auth import READ, Caller
 from .database import Database
 from .models import TreeRow
+from .publishing import quarantined
 from .rows import missing_parts
 from .served import Key, Served, served
 
@@ -101,6 +103,8 @@ def acceptable(platform: Platform) -> tuple[str, str]:
 def _answer(db: Session, asked: Lookup, rows: Sequence[Served], storage_url: str) -> Found | Miss:
     """rows: of the trees that the platform can use."""
     if not rows:
+        if (kept := _quarantined(db, asked, ())) is not None:
+            return kept
         names = {"namespace": asked.namespace, "layout": asked.layout, "hash": asked.hash}
         others = db.connection().execute(_OTHERS, names).scalars()
         return other_platform(others, asked.platform, _name(asked))
@@ -113,11 +117,32 @@ def _answer(db: Session, asked: Lookup, rows: Sequence[Served], storage_url: str
     missing = missing_parts(asked.parts, stored)
     if not missing:
         return Found(_hit(tree, storage_url), (tree[0].id,))
+    if (kept := _quarantined(db, asked, stored)) is not None:
+        return kept
     return Miss(
         reason=PART_MISSING,
         message=f"{_name(asked)}: stored, but not yet {', '.join(missing)}",
         missing=missing,
         available=tuple(stored),
+    )
+
+
+def _quarantined(db: Session, asked: Lookup, served: Sequence[str]) -> Miss | None:
+    """If what is asked for and not served is so because nodes failed with it."""
+    platforms = acceptable(asked.platform)
+    rows = [
+        row
+        for row in quarantined(db, asked.namespace, asked.layout, asked.hash, platforms)
+        if row.part not in served and (not asked.parts or row.part in asked.parts)
+    ]
+    if not rows:
+        return None
+    why = "; ".join(f"{row.part}: {row.reason}" for row in rows)
+    return Miss(
+        reason=QUARANTINED,
+        message=f"{_name(asked)}: not served any more, as nodes failed with it: {why[:2000]}",
+        missing=tuple(row.part for row in rows),
+        available=tuple(served),
     )
 
 

@@ -26,6 +26,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from aotcache.protocol.v1.trees import SORTS
 
 LIVE, CONDEMNED = "live", "condemned"
+# Why a generation is withheld.
+REVOKED, QUARANTINED = "revoked", "quarantined"
 
 # SQLite makes a row id only of its own INTEGER (64 bits there).
 _INT = BigInteger().with_variant(Integer(), "sqlite")
@@ -132,7 +134,8 @@ class TreeRow(Base):
 class PartRow(Base):
     """One generation of a part: all of them are kept, the newest is the one that is served.
 
-    trees: TreeUsed of the starts that wrote it.
+    trees: TreeUsed of the starts that wrote it. withheld: why it is never served, empty if it may
+    be.
     """
 
     __tablename__ = "parts"
@@ -153,6 +156,7 @@ class PartRow(Base):
     compile_seconds: Mapped[float | None]
     expected_parts: Mapped[list[str]]
     trees: Mapped[list[dict[str, Any]]]
+    withheld: Mapped[str] = mapped_column(default="", server_default="")
 
     __table_args__ = (UniqueConstraint("tree_id", "part", "generation"),)
 
@@ -227,6 +231,51 @@ class OutcomeRow(Base):
     reason: Mapped[str]
     node: Mapped[str]
     last: Mapped[int]
+
+
+class VerdictRow(Base):
+    """The last thing that a node said of a part since it was published, released or replaced.
+
+    token: of whom it came from; empty where there are none. failed: it did not load, or made the
+    engine crash.
+    """
+
+    __tablename__ = "verdicts"
+
+    tree_id: Mapped[int] = mapped_column(
+        ForeignKey("trees.id", ondelete="CASCADE"), primary_key=True
+    )
+    part: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(primary_key=True)
+    failed: Mapped[bool]
+    outcome: Mapped[str]
+    reason: Mapped[str]
+    last: Mapped[int]
+
+
+class QuarantineRow(Base):
+    """Generations of this part up to `generation` are not served. Outlives the tree's own row."""
+
+    __tablename__ = "quarantines"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    layout: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    platform_id: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int]
+    reason: Mapped[str]
+    since: Mapped[int]
+
+
+class RevokedKeyRow(Base):
+    """What only such keys signed is not served in this namespace."""
+
+    __tablename__ = "revoked_keys"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
 
 
 class TokenRow(Base):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from aotcache.errors import ManifestError, SessionExpiredError, UsageError
@@ -19,6 +19,8 @@ from .models import (
     PackRow,
     PartPackRow,
     PartRow,
+    QuarantineRow,
+    RevokedKeyRow,
     SessionPackRow,
     SessionRow,
     TreeRow,
@@ -38,6 +40,29 @@ def find_tree(db: Session, key: TreeKey) -> TreeRow | None:
             TreeRow.platform_id == key.platform,
         )
     )
+
+
+def quarantine_of(db: Session, tree: TreeKey, part: str) -> QuarantineRow | None:
+    return db.get(QuarantineRow, (tree.namespace, tree.layout, tree.hash, tree.platform, part))
+
+
+def quarantined(
+    db: Session, namespace: str, layout: str, tree_hash: str, platforms: Iterable[str]
+) -> Sequence[QuarantineRow]:
+    return db.scalars(
+        select(QuarantineRow)
+        .where(
+            QuarantineRow.namespace == namespace,
+            QuarantineRow.layout == layout,
+            QuarantineRow.hash == tree_hash,
+            QuarantineRow.platform_id.in_(list(platforms)),
+        )
+        .order_by(QuarantineRow.part)
+    ).all()
+
+
+def revoked_keys(db: Session, namespace: str) -> set[str]:
+    return set(db.scalars(select(RevokedKeyRow.key).where(RevokedKeyRow.namespace == namespace)))
 
 
 def manifests_of(db: Session, tree: TreeRow) -> set[str]:
@@ -93,15 +118,21 @@ def unknown_parts(db: Session, key: TreeKey, parts: Iterable[str]) -> list[str]:
 def part_states(
     db: Session, key: TreeKey, parts: Iterable[str], newest: dict[str, PartRow]
 ) -> tuple[PartState, ...]:
+    tree = find_tree(db, key)
+    # Those that are withheld keep their numbers.
+    of_tree = select(PartRow.part, func.max(PartRow.generation).label("top")).group_by(PartRow.part)
+    used: dict[str, int] = {}
+    if tree is not None:
+        rows = db.execute(of_tree.where(PartRow.tree_id == tree.id))
+        used = {row.part: row.top for row in rows}
     states = []
     for part in parts:
         row = newest.get(part)
-        generation = 0 if row is None else row.generation
         states.append(
             PartState(
                 part=part,
-                generation=generation,
-                next_generation=max(generation, deleted_up_to(db, key, part)) + 1,
+                generation=0 if row is None else row.generation,
+                next_generation=max(used.get(part, 0), deleted_up_to(db, key, part)) + 1,
                 manifest="" if row is None else row.manifest,
             )
         )

@@ -19,6 +19,8 @@ from .links import find_or_add_recipe, link_recipes
 from .models import (
     CONDEMNED,
     LIVE,
+    QUARANTINED,
+    REVOKED,
     DeletionRow,
     OutcomeRow,
     PackRow,
@@ -27,7 +29,7 @@ from .models import (
     RecipeRow,
     TreeRow,
 )
-from .publishing import find_tree
+from .publishing import find_tree, quarantine_of, revoked_keys
 
 # As MAX_SECONDS of one outcome, so that a sum of millions fits into its column.
 _MAX_BYTES = 1 << 40
@@ -45,7 +47,8 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
     tree = _find_or_add_tree(db, manifest)
     others = select(PartRow).where(PartRow.tree_id == tree.id, PartRow.part == statement.part)
     served = db.scalar(others.where(PartRow.newest))
-    newest = served is None or served.generation < statement.generation
+    withheld = _why_withheld(db, manifest)
+    newest = not withheld and (served is None or served.generation < statement.generation)
     if served is not None and newest:
         served.newest = False
     frames = frames_of(statement, manifest.locations)
@@ -65,6 +68,7 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         compile_seconds=statement.compile_seconds,
         expected_parts=list(statement.expected_parts),
         trees=[asdict(tree_used) for tree_used in statement.trees],
+        withheld=withheld,
     )
     db.add(row)
     db.flush()
@@ -72,9 +76,9 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         PartPackRow(part_id=row.id, pack_id=packs[name].id, frames=used)
         for name, used in frames.items()
     )
-    tree.hash_factors = {**tree.hash_factors, **statement.hash_factors}
-    tree.notes = {**tree.notes, **statement.notes}
-    tree.hidden = False
+    if not withheld:
+        tree.hash_factors = {**tree.hash_factors, **statement.hash_factors}
+        tree.notes = {**tree.notes, **statement.notes}
     db.flush()
     refresh(db, tree)
 
@@ -119,16 +123,18 @@ def remove_generations(db: Session, key: TreeKey, up_to: Mapping[str, int]) -> N
 
 
 def settle_tree(db: Session, tree: TreeRow) -> None:
-    """After rows of parts went: serve the highest generation that is left, or drop the tree."""
+    """After rows of parts went or were withheld: serve the highest generation that is left, or drop
+    the tree."""
     rows = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id)).all()
     if not rows:
         db.execute(delete(TreeRow).where(TreeRow.id == tree.id))
         return
     highest: dict[str, PartRow] = {}
     for row in sorted(rows, key=lambda row: row.generation):
-        highest[row.part] = row
+        if not row.withheld:
+            highest[row.part] = row
     for row in rows:
-        row.newest = highest[row.part] is row
+        row.newest = highest.get(row.part) is row
     db.flush()
     refresh(db, tree)
 
@@ -136,7 +142,8 @@ def settle_tree(db: Session, tree: TreeRow) -> None:
 def refresh(db: Session, tree: TreeRow) -> None:
     """Derive what describes the tree from its parts, whatever order they were committed in: the
     same after a rebuild as before. Hidden while no part is served."""
-    found = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id)).all()
+    of_tree = select(PartRow).where(PartRow.tree_id == tree.id, PartRow.withheld == "")
+    found = db.scalars(of_tree).all()
     every = sorted(found, key=lambda row: (row.created, row.generation, row.part))
     rows = [row for row in every if row.newest]
     tree.hidden = not rows
@@ -177,9 +184,9 @@ def condemn_unknown_pack(db: Session, namespace: str, pack: str) -> bool:
     return row is None or row.state == CONDEMNED
 
 
-def count_outcome(db: Session, outcome: Outcome, now: int) -> None:
-    """Raises NotFoundError when this generation of the part is not in the index, and UsageError
-    for seconds or bytes that no pull takes."""
+def count_outcome(db: Session, outcome: Outcome, now: int) -> TreeRow:
+    """The tree that it is about. Raises NotFoundError when this generation of the part is not in
+    the index, and UsageError for seconds or bytes that no pull takes."""
     if not 0 <= outcome.seconds <= MAX_SECONDS or not 0 <= outcome.bytes <= _MAX_BYTES:
         raise UsageError(
             f"an outcome with {outcome.seconds} seconds and {outcome.bytes} bytes: no pull takes so"
@@ -217,6 +224,7 @@ def count_outcome(db: Session, outcome: Outcome, now: int) -> None:
     row.pull_seconds += outcome.seconds
     row.pulled_bytes += outcome.bytes
     row.reason, row.node, row.last = outcome.reason, outcome.node, now
+    return tree
 
 
 def _pack_rows(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> dict[str, PackRow]:
@@ -245,6 +253,17 @@ def _pack_rows(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> di
             found[place.name] = row
     db.flush()
     return found
+
+
+def _why_withheld(db: Session, manifest: Manifest) -> str:
+    statement = manifest.statement
+    signers = {signature.key for signature in manifest.signatures}
+    if signers and signers <= revoked_keys(db, statement.namespace):
+        return REVOKED
+    quarantine = quarantine_of(db, statement.tree, statement.part)
+    if quarantine is not None and statement.generation <= quarantine.generation:
+        return QUARANTINED
+    return ""
 
 
 def _find_or_add_tree(db: Session, manifest: Manifest) -> TreeRow:

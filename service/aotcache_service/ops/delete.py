@@ -26,6 +26,7 @@ from ..index.database import Database
 from ..index.models import TreeRow
 from ..index.publishing import find_tree, manifests_of
 from ..index.rows import tree_key
+from .quarantine import end as end_quarantine
 from .reading import is_manifest_key, read_deletions
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
             store.delete(manifest)
     with database.write() as db:
         write.remove_generations(db, key, up_to)
+    for part in up_to:
+        end_quarantine(database, store, key, part)
 
 
 def _listed(store: ObjectStore, prefix: str) -> list[str]:

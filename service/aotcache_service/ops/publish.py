@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from aotcache.errors import GenerationTakenError, UsageError
+from aotcache.errors import GenerationTakenError, TrustError, UsageError
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
     TreeKey,
@@ -85,6 +85,8 @@ def commit(
     # Storage is read outside the transaction: nobody else can write while that is open.
     manifests = [read_manifest(store, key) for key in new]
     manifests.sort(key=lambda manifest: manifest.statement.generation)
+    with database.read() as db:
+        _refuse_revoked(manifests, publishing.revoked_keys(db, namespace))
     stored = _stored_packs(store, namespace, manifests)
     for tree in {manifest.statement.tree for manifest in manifests}:
         parts = {one.statement.part for one in manifests if one.statement.tree == tree}
@@ -107,6 +109,18 @@ def commit(
             write.add_part(db, manifest, stored)
         db.delete(session)
     return done
+
+
+def _refuse_revoked(manifests: Iterable[Manifest], revoked: set[str]) -> None:
+    """A part that is withheld from the start would only keep others from publishing it."""
+    for manifest in manifests:
+        signers = [signature.key for signature in manifest.signatures]
+        if signers and revoked.issuperset(signers):
+            raise TrustError(
+                f"{manifest.statement.tree} {manifest.statement.part} is signed by "
+                f"{', '.join(signers)}, which is revoked here: nothing was committed. Publish with "
+                "another key"
+            )
 
 
 def _key(manifest: Manifest) -> str:

@@ -31,12 +31,15 @@ from aotcache.protocol.names import (
     pack_key,
     parse_deleted_key,
     parse_manifest_key,
+    parse_quarantined_key,
+    parse_revoked_key,
 )
 from aotcache.storage.base import ObjectStore
 
-from ..index import publishing, write
+from ..index import publishing, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, TreeRow
+from .quarantine import read_mark
 from .reading import read_manifest, stored_size
 
 log = logging.getLogger(__name__)
@@ -59,11 +62,14 @@ class ReindexSummary:
 
 @dataclass(slots=True)
 class _Listing:
-    """What storage holds. packs: sizes by (namespace, name). deleted: by tree, part."""
+    """What storage holds. packs: sizes by (namespace, name). deleted: by tree, part. revoked:
+    (namespace, key id)."""
 
     manifests: dict[str, PartName] = field(default_factory=dict)
     packs: dict[tuple[str, str], int] = field(default_factory=dict)
     deleted: dict[tuple[TreeKey, str], int] = field(default_factory=dict)
+    quarantined: dict[str, PartName] = field(default_factory=dict)
+    revoked: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, key: str, size: int) -> None:
         pieces = key.split("/")
@@ -75,6 +81,10 @@ class _Listing:
             name = parse_deleted_key(key)
             place = (name.tree, name.part)
             self.deleted[place] = max(self.deleted.get(place, 0), name.generation)
+        elif pieces[1:3] == ["marks", "quarantined"]:
+            self.quarantined[key] = parse_quarantined_key(key)
+        elif pieces[1:3] == ["marks", "revoked"]:
+            self.revoked.append(parse_revoked_key(key))
 
     def drop_deleted(self) -> None:
         for key, name in list(self.manifests.items()):
@@ -96,6 +106,7 @@ def reindex(database: Database, store: ObjectStore) -> ReindexSummary:
             for (tree, part), generation in batch:
                 write.hide_generations(db, tree, {part: generation})
                 write.remove_generations(db, tree, {part: generation})
+    _withhold(database, store, listing)
     _remove_vanished(database, store, listing)
     skipped = _add_new(database, store, listing)
     with database.read() as db:
@@ -104,6 +115,20 @@ def reindex(database: Database, store: ObjectStore) -> ReindexSummary:
             parts=db.scalar(select(func.count()).where(PartRow.newest)) or 0,
             skipped=skipped,
         )
+
+
+def _withhold(database: Database, store: ObjectStore, listing: _Listing) -> None:
+    """Before anything is added: what is withheld is never served in between."""
+    for namespace, key in listing.revoked:
+        with database.write() as db:
+            withheld.revoke(db, namespace, key)
+    for mark, name in listing.quarantined.items():
+        try:
+            reason, since = read_mark(store, mark)
+        except ObjectMissingError:
+            continue  # released since the listing
+        with database.write() as db:
+            withheld.quarantine(db, name.tree, name.part, name.generation, reason, since)
 
 
 def _remove_vanished(database: Database, store: ObjectStore, listing: _Listing) -> None:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aotcache.core.trust import (
     SIGNED,
     UNSIGNED,
+    Keyring,
     SigningKey,
     generate_key,
     load_signing_key,
@@ -101,7 +102,7 @@ def test_the_signed_message_is_dsse() -> None:
 @pytest.mark.parametrize("mode", ["", SIGNED])
 def test_a_policy_without_keys_has_to_be_asked_for(mode: str) -> None:
     with pytest.raises(UsageError, match="aotcache key trust"):
-        make_policy(mode, [])
+        make_policy(mode, Keyring())
 
 
 @pytest.mark.parametrize("mode", ["", SIGNED])
@@ -118,16 +119,32 @@ def test_unsigned_asks_for_no_key() -> None:
 
 def test_other_modes_are_refused() -> None:
     with pytest.raises(UsageError, match="'none'"):
-        make_policy("none", [])
+        make_policy("none", Keyring())
 
 
 def test_trusted_keys_have_ids_and_comments() -> None:
     keys = parse_trusted_keys(LINES, "keys")
-    assert [(key.id, key.comment) for key in keys] == [
+    assert [(key.id, key.comment) for key in keys.trusted] == [
         (TRUSTED.id, "the builder, in CI"),
         (ALSO_TRUSTED.id, ""),
     ]
-    assert parse_trusted_keys("# none\n\n", "keys") == []
+    assert parse_trusted_keys("# none\n\n", "keys") == Keyring()
+
+
+def test_a_revoked_key_is_trusted_by_no_line() -> None:
+    signed = manifest(good(TRUSTED))
+    also = manifest(good(TRUSTED), good(ALSO_TRUSTED))
+    for text in (f"{LINES}revoked {TRUSTED.id} lost\n", f"revoked {TRUSTED.id}\n{LINES}"):
+        policy = make_policy(SIGNED, parse_trusted_keys(text, "keys"))
+        with pytest.raises(TrustError, match=TRUSTED.id):
+            policy.accept(signed, "it")
+        # Exactly its parts: what another key vouches for too stays good.
+        policy.accept(also, "it")
+    ring = parse_trusted_keys(f"revoked {TRUSTED.id}\n", "keys")
+    assert ring.plus(TRUSTED).usable == {}
+    assert set(ring.plus(ALSO_TRUSTED).usable) == {ALSO_TRUSTED.id}
+    with pytest.raises(UsageError, match="no trusted key"):
+        make_policy(SIGNED, ring.plus(TRUSTED))
 
 
 @pytest.mark.parametrize(
@@ -139,10 +156,12 @@ def test_trusted_keys_have_ids_and_comments() -> None:
         "aotcache-ed25519 é",
         f"ssh-ed25519 {TRUSTED.public_line().split()[1]}",
         TRUSTED.public_line().split()[1],
+        "revoked",
+        "revoked me",
     ],
 )
 def test_lines_that_are_no_key_are_refused_by_number(line: str) -> None:
-    with pytest.raises(UsageError, match="/etc/keys, line 5: not a public key"):
+    with pytest.raises(UsageError, match="/etc/keys, line 5: neither a public key"):
         parse_trusted_keys(f"{LINES}{line}\n", "/etc/keys")
 
 
@@ -184,7 +203,7 @@ def test_openssl_makes_keys_too(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", path], check=True)
     key = load_signing_key(path.read_bytes(), str(path))
-    (trusted,) = parse_trusted_keys(key.public_line(), "keys")
+    (trusted,) = parse_trusted_keys(key.public_line(), "keys").trusted
     assert trusted.id == key.id
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 
 from aotcache import settings
-from aotcache.core.trust import UNSIGNED, SigningKey, make_policy, parse_trusted_keys
+from aotcache.core.trust import UNSIGNED, SigningKey, make_policy
 from aotcache.engines.doctor.findings import Finding, Setup, note, ok, problem
 from aotcache.errors import AotcacheError
 from aotcache.sync.connect import read_signing_key, read_trusted_keys
@@ -40,9 +40,7 @@ def check_trust(setup: Setup) -> Iterator[Finding]:
 def _check_policy(setup: Setup, signer: SigningKey | None) -> Iterator[Finding]:
     try:
         keys = read_trusted_keys(setup.trusted_keys)
-        if signer is not None:
-            keys += parse_trusted_keys(signer.public_line(), "the signing key")
-        policy = make_policy(setup.trust, keys)
+        policy = make_policy(setup.trust, keys.plus(signer))
     except AotcacheError as error:
         yield problem("trust", str(error))
     else:
@@ -55,6 +53,12 @@ def _check_policy(setup: Setup, signer: SigningKey | None) -> Iterator[Finding]:
             )
         else:
             yield ok("trust", f"signed: {len(policy.keys)} trusted key(s)")
+        if signer is not None and signer.id in keys.revoked:
+            yield problem(
+                "trust",
+                f"the signing key {signer.id} is revoked here: nothing is published",
+                "move it away, and make another with `aotcache key generate`",
+            )
 
 
 def _check_mode(path: str) -> Iterator[Finding]:

@@ -94,9 +94,10 @@ def _fetch(site: Site, job: Fetch) -> Iterator[Brought | Miss]:
     from aotcache.sync.together import pull_recipe, pull_together
 
     results: Iterable[Pulled | Miss]
-    if job.recipe is not None:
+    recipe = None if job.any_recipe else job.recipe
+    if not job.hash:
         asked = RecipeLookup(recipe=job.recipe, platform=job.platform, namespace=job.namespace)
-        results = pull_recipe(site, asked, job.cache_root, part=job.part)
+        results = pull_recipe(site, asked, job.cache_root, part=job.part, recipe=recipe)
     else:
         lookup = Lookup(
             layout=VLLM_AOT,
@@ -105,7 +106,7 @@ def _fetch(site: Site, job: Fetch) -> Iterator[Brought | Miss]:
             namespace=job.namespace,
             parts=(SHARED, job.part),
         )
-        results = pull_together(site, lookup, job.cache_root)
+        results = pull_together(site, lookup, job.cache_root, recipe=recipe)
     for one in results:
         if isinstance(one, Miss):
             yield one

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
+from aotcache import settings
 from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.modules import Module, holds_artifacts
 from aotcache.errors import AotcacheError, LocalError
@@ -20,6 +21,7 @@ from aotcache.local.records import read_record, write_record
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import find_trees, tree_folders, tree_path
 from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT, part_directory
+from aotcache.protocol.recipe import graph_differences, in_words
 from aotcache.protocol.record import MAX_TREES_USED, EngineRecord, TreeUsed, all_trees
 from aotcache.protocol.v1.outcomes import Outcome
 
@@ -73,6 +75,19 @@ def note_of(tree_path: str, part: str) -> Note | None:
     except (AotcacheError, OSError) as error:
         logger.debug("aotcache: no note of %s %s: %s", tree_path, part, error)
         return None
+
+
+def other_graph(note: Note | None, known: Facts) -> str:
+    """How the start that compiled a pulled part differs from this one in what makes another graph;
+    empty: it does not, or the operator allows it. For what was pulled by who knows no recipe."""
+    if note is None or note.started is None or settings.is_on(os.environ.get(settings.ANY_RECIPE)):
+        return ""
+    found = graph_differences(note.started, known.recipe)
+    if not found:
+        return ""
+    return (
+        f"it was compiled for another graph: {in_words(found)}; {settings.ANY_RECIPE}=1 allows it"
+    )
 
 
 class Marks:

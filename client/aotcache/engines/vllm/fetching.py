@@ -13,7 +13,6 @@ from aotcache.engines.vllm.child import Companion
 from aotcache.engines.vllm.facts import Facts
 from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
 from aotcache.protocol.names import DEFAULT_NAMESPACE
-from aotcache.protocol.recipe import Recipe
 
 logger = logging.getLogger("vllm.aotcache")
 
@@ -32,11 +31,11 @@ class Fetching:
         self._companion = Companion()
         self._what = "the cache"  # that was asked for last
 
-    def ask(self, known: Facts, *, hash: str = "", recipe: Recipe | None = None) -> None:
-        """Have a tree pulled, or those of a recipe. Waits for nothing."""
+    def ask(self, known: Facts, hash: str = "") -> None:
+        """Have a tree pulled, or those of this start's recipe. Waits for nothing."""
         if self.closed:
             return
-        self._what = f"tree {hash[:12]}" if recipe is None else f"the trees of {recipe.model}"
+        self._what = f"tree {hash[:12]}" if hash else f"the trees of {known.recipe.model}"
         if self.budget.left <= 0:
             self.why, self.failed = f"no time left to pull it ({settings.DEADLINE})", True
             return
@@ -45,8 +44,9 @@ class Fetching:
             namespace=os.environ.get(settings.NAMESPACE) or DEFAULT_NAMESPACE,
             part=known.part,
             platform=known.detected.platform,
+            recipe=known.recipe,
             hash=hash,
-            recipe=recipe,
+            any_recipe=settings.is_on(os.environ.get(settings.ANY_RECIPE)),
         )
         try:
             self._companion.ask(job)

@@ -9,14 +9,16 @@ from aotcache.protocol.recipe import Recipe
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Pull the tree of `hash`, or those of `recipe`: one of the two is given."""
+    """Pull the tree of `hash`, or where it is empty those of `recipe`. recipe: of this start; what
+    was compiled for another graph is not pulled, unless any_recipe."""
 
     cache_root: str
     namespace: str
     part: str
     platform: Platform
+    recipe: Recipe
     hash: str = ""
-    recipe: Recipe | None = None
+    any_recipe: bool = False
 
 
 class Tell(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -118,7 +118,7 @@ class Start:
         if not disk.has_all(self._facts):
             # vLLM 0.32 settles one factor of the hash, the layout of the KV cache, only after the
             # weights are loaded: until then the recipe says what is needed.
-            self._fetching.ask(self._facts, recipe=self._facts.recipe)
+            self._fetching.ask(self._facts)
             if self._changed:
                 self._fetching.collect()  # nothing tells later when it is needed
         return True
@@ -143,11 +143,15 @@ class Start:
         grace = _GRACE if note is not None and not note.outcome else 0.0
         self._fetching.collect(grace if there else math.inf)
         if not disk.is_there(path):
-            self._fetching.ask(self._facts, hash=module.hash)
+            self._fetching.ask(self._facts, module.hash)
             self._fetching.collect()
             module.why = self._fetching.closed or self._fetching.why
             module.failed = bool(self._fetching.closed) or self._fetching.failed
         module.note = disk.note_of(module.tree_path, self._facts.part)
+        if other := disk.other_graph(module.note, self._facts):
+            module.why, module.failed = other, True
+            self._warn(f"{module.tree_path} is not loaded: {other}")
+            return True
         self._ending.watch()
         self._marks.set(self._facts, module)
         module.libraries = count_libraries(path)

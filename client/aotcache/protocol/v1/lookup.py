@@ -11,6 +11,7 @@ from aotcache.protocol.record import TreeUsed
 UNKNOWN_HASH = "unknown_hash"
 OTHER_PLATFORM = "other_platform"
 PART_MISSING = "part_missing"
+QUARANTINED = "quarantined"
 UNKNOWN_RECIPE = "unknown_recipe"
 OTHER_RECIPE = "other_recipe"
 
@@ -77,7 +78,8 @@ class Miss:
 
     reason: `unknown_hash`; `other_platform`: stored, but only where `differences` differ (of the
     nearest stored platform); `part_missing`: `missing` are not stored, `available` are;
-    `unknown_recipe`: nothing of this engine and model; `other_recipe`: only of recipes in which
+    `quarantined`: nodes failed with it, and the message says how; `unknown_recipe`: nothing of this
+    engine and model; `other_recipe`: only of recipes in which
     `differences` differ (of the nearest).
     """
 

@@ -13,7 +13,10 @@ from aotcache.protocol.names import (
     check_platform_id,
 )
 
-OUTCOMES = ("loaded", "load_failed", "unused", "crashed")
+LOADED, LOAD_FAILED, UNUSED, CRASHED = "loaded", "load_failed", "unused", "crashed"
+# What vLLM says of a tree that another build of the same version compiled: the tree is good.
+OTHER_SOURCE = "Source code has changed"
+OUTCOMES = (LOADED, LOAD_FAILED, UNUSED, CRASHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from aotcache.protocol.v1.outcomes import Outcome
 
 from ...auth import READ
-from ...index.write import count_outcome
+from ...ops.quarantine import tell
 from ..access import CallerDep
 from ..context import ContextDep, now
 from ..errors import problems
@@ -16,8 +16,15 @@ router = APIRouter(tags=["outcomes"])
 
 
 @router.post("/outcomes", status_code=204, responses=problems(400, 404, 413))
-def post_outcome(outcome: Outcome, context: ContextDep, caller: CallerDep) -> None:
+async def post_outcome(outcome: Outcome, context: ContextDep, caller: CallerDep) -> None:
     """Tell what the engine did with a part that was pulled."""
     caller.require(READ, outcome.namespace)
-    with context.database.write() as db:
-        count_outcome(db, outcome, now())
+    await context.in_storage(
+        tell,
+        context.database,
+        context.store,
+        outcome,
+        token=caller.token,
+        nodes=context.settings.quarantine_nodes,
+        now=now(),
+    )

@@ -58,6 +58,14 @@ CALLS: list[tuple[str, str, str, dict[str, Any]]] = [
     (PUBLISH, "DELETE", f"/v1/objects/{PACK}", {}),
     (READ, "POST", "/v1/presign", {"json": {"read": [PACK]}}),
     (PUBLISH, "POST", "/v1/presign", {"json": {"write": [{"key": PACK, "size": 1}]}}),
+    (READ, "GET", f"/v1/quarantine?namespace={NAMESPACE}", {}),
+    (
+        ADMIN,
+        "POST",
+        "/v1/quarantine/release",
+        {"json": ABOUT},
+    ),
+    (ADMIN, "POST", "/v1/keys/revoke", {"json": {"key": "0" * 32, "namespace": NAMESPACE}}),
     (
         READ,
         "POST",

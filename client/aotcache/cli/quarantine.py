@@ -1,0 +1,67 @@
+"""`quarantine`: what is stored and not served, as nodes failed with it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import click
+
+from aotcache.cli import options, output
+
+
+@click.group()
+def quarantine() -> None:
+    """Parts that nodes failed with: they are answered as a miss until an admin releases them, they
+    are deleted (`aotcache rm`), or somebody publishes another one."""
+
+
+@quarantine.command("list")
+@click.option("--all-namespaces", is_flag=True, help="Of all that the token is for.")
+@options.as_json
+@options.access
+def list_quarantined(
+    all_namespaces: bool, as_json: bool, url: str, token_file: str | None, namespace: str
+) -> None:
+    """List them, with what the nodes told."""
+    index = options.index_at(url, token_file)
+    found = index.quarantined(None if all_namespaces else namespace)
+    if as_json:
+        output.print_json(found.parts)
+        return
+    for part in found.parts:
+        since = datetime.fromtimestamp(part.since, timezone.utc).strftime("%Y-%m-%d %H:%M")
+        click.echo(
+            f"{since}  {part.namespace}/{part.layout}/{part.hash} {part.part} "
+            f"(platform {part.platform[:8]}): {part.reason}"
+        )
+    if not found.parts:
+        click.echo("nothing is quarantined", err=True)
+
+
+@quarantine.command()
+@click.argument("hash")
+@options.layout
+@click.option("--part", default="", help="Only this part.")
+@options.as_json
+@options.access
+def release(
+    hash: str,
+    layout: str | None,
+    part: str,
+    as_json: bool,
+    url: str,
+    token_file: str | None,
+    namespace: str,
+) -> None:
+    """Serve the quarantined parts of HASH again. Needs a token to admin."""
+    from aotcache.protocol.v1.quarantine import Release
+
+    asked = Release(
+        layout=options.layout_of(hash, layout), hash=hash, part=part, namespace=namespace
+    )
+    released = options.index_at(url, token_file).release(asked).parts
+    if as_json:
+        output.print_json(released)
+        return
+    for one in released:
+        click.echo(f"served again: {one.namespace}/{one.layout}/{one.hash} {one.part}")

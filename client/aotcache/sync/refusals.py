@@ -1,0 +1,67 @@
+"""What is stored and accepted, and not installed here all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aotcache.errors import ManifestError, TrustError
+from aotcache.local.loading import poisoned
+from aotcache.local.pulled import content_of
+from aotcache.local.state import TreeState, target_of
+from aotcache.protocol.manifest import Manifest, encode_whole
+from aotcache.protocol.recipe import Recipe, graph_differences, in_words
+from aotcache.protocol.v1.lookup import OTHER_RECIPE, Miss
+from aotcache.settings import ANY_RECIPE
+from aotcache.sync.site import Site
+
+CRASHED_HERE = "crashed_here"  # reason of a Miss that only this node gives
+
+
+def other_graph(manifests: Sequence[Manifest], recipe: Recipe) -> Miss | None:
+    for statement in (manifest.statement for manifest in manifests):
+        if statement.recipe is None:
+            continue
+        if found := graph_differences(statement.recipe, recipe):
+            return Miss(
+                reason=OTHER_RECIPE,
+                message=f"{statement.tree}: {statement.part} was compiled for another graph, and "
+                f"has the same hash: {in_words(found)}; {ANY_RECIPE}=1 loads it all the same",
+                differences=tuple(found),
+            )
+    return None
+
+
+def refuse_older(site: Site, state: TreeState, manifests: Sequence[Manifest]) -> None:
+    """An older generation than this node has seen is offered by who wants it to run what has been
+    replaced, or by storage that was set back. It holds nothing that the newer one had not."""
+    for manifest in manifests:
+        said = manifest.statement
+        target = target_of(site.store.url, said.namespace, said.platform.id)
+        data = state.remembered(target).get(said.part)
+        if data is None or data == encode_whole(manifest):
+            continue
+        try:
+            seen = site.policy.accept(data, said.part).statement.generation
+        except (TrustError, ManifestError):
+            continue  # of a key that is trusted no more, or damaged
+        if seen > said.generation:
+            raise TrustError(
+                f"{said.tree}: generation {said.generation} of {said.part} is offered, and this "
+                f"node has seen {seen}: nothing was installed. If somebody set it back on purpose, "
+                f"delete {state.manifests}; else treat service and storage as hostile"
+            )
+
+
+def crashed_here(manifests: Sequence[Manifest], tree_path: str) -> Miss | None:
+    poison = poisoned(tree_path)
+    for manifest in manifests if poison else ():
+        said = manifest.statement
+        if content_of(said.files) in poison:
+            return Miss(
+                reason=CRASHED_HERE,
+                message=(
+                    f"{said.tree}: {said.part} made an engine of this node crash and is not pulled "
+                    f"again; to try it once more delete {TreeState(tree_path).poison}"
+                ),
+            )
+    return None

@@ -1,0 +1,104 @@
+"""Parts that are stored and not served: quarantined, or signed by nobody but revoked keys.
+
+A generation that is withheld keeps its number, so that the next one is published after it, and its
+manifest, which later ones may be written against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from aotcache.protocol.names import TreeKey
+
+from .models import (
+    QUARANTINED,
+    REVOKED,
+    PartRow,
+    QuarantineRow,
+    RevokedKeyRow,
+    TreeRow,
+    VerdictRow,
+)
+from .publishing import find_tree, quarantine_of, revoked_keys
+from .write import settle_tree
+
+
+def revoke(db: Session, namespace: str, key: str) -> list[str]:
+    """From now on, and for what is stored; returns the manifests that were served until now."""
+    if db.get(RevokedKeyRow, (namespace, key)) is None:
+        db.add(RevokedKeyRow(namespace=namespace, key=key))
+        db.flush()
+    revoked = revoked_keys(db, namespace)
+    rows = db.execute(
+        select(PartRow, TreeRow)
+        .join(TreeRow, TreeRow.id == PartRow.tree_id)
+        .where(TreeRow.namespace == namespace, PartRow.withheld == "")
+        .order_by(PartRow.id)
+    )
+    # A part without signatures is nobody's: no key's end ends it.
+    found = [
+        (part, tree) for part, tree in rows if part.signers and revoked.issuperset(part.signers)
+    ]
+    served = [part.manifest for part, _ in found if part.newest]
+    for part, _ in found:
+        part.withheld = REVOKED
+    for tree in {tree for _, tree in found}:
+        settle_tree(db, tree)
+    return served
+
+
+def quarantine(
+    db: Session, tree: TreeKey, part: str, generation: int, reason: str, now: int
+) -> None:
+    """Generations up to this one: later ones hold the same `model` and more files. One that is
+    published from now on is of other content, and served."""
+    row = quarantine_of(db, tree, part)
+    if row is None:
+        row = QuarantineRow(
+            namespace=tree.namespace,
+            layout=tree.layout,
+            hash=tree.hash,
+            platform_id=tree.platform,
+            part=part,
+            generation=0,
+        )
+        db.add(row)
+    if generation > row.generation:
+        row.generation, row.reason, row.since = generation, reason, now
+    stored = find_tree(db, tree)
+    if stored is None:
+        return
+    for one in _parts(db, stored, part, row.generation):
+        one.withheld = one.withheld or QUARANTINED
+    _forget_verdicts(db, stored, part)
+    settle_tree(db, stored)
+
+
+def release(db: Session, row: QuarantineRow) -> None:
+    """Serve it again; what nodes said of it until now is forgotten."""
+    key = TreeKey(
+        namespace=row.namespace, layout=row.layout, hash=row.hash, platform=row.platform_id
+    )
+    stored = find_tree(db, key)
+    if stored is not None:
+        for one in _parts(db, stored, row.part, row.generation):
+            if one.withheld == QUARANTINED:
+                one.withheld = ""
+        _forget_verdicts(db, stored, row.part)
+        settle_tree(db, stored)
+    db.delete(row)
+
+
+def _parts(db: Session, tree: TreeRow, part: str, up_to: int) -> Sequence[PartRow]:
+    return db.scalars(
+        select(PartRow).where(
+            PartRow.tree_id == tree.id, PartRow.part == part, PartRow.generation <= up_to
+        )
+    ).all()
+
+
+def _forget_verdicts(db: Session, tree: TreeRow, part: str) -> None:
+    db.execute(delete(VerdictRow).where(VerdictRow.tree_id == tree.id, VerdictRow.part == part))

@@ -1,0 +1,140 @@
+"""Quarantine and its end, also in object storage: a rebuilt index knows it too.
+
+The mark comes first, and goes first: killed before the index follows, what is told next, or the
+same call again, completes it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+from sqlalchemy import select
+
+from aotcache.errors import FormatError, NotFoundError, ObjectExistsError, StorageError
+from aotcache.protocol.decoding import decode_json
+from aotcache.protocol.names import TreeKey, quarantined_key, quarantined_prefix
+from aotcache.protocol.v1.outcomes import Outcome
+from aotcache.protocol.v1.quarantine import (
+    MAX_QUARANTINED,
+    Quarantined,
+    QuarantinedPart,
+    Release,
+    Released,
+)
+from aotcache.storage.base import ObjectStore
+
+from ..index import verdicts, withheld, write
+from ..index.database import Database
+from ..index.models import QuarantineRow
+from ..index.publishing import quarantine_of
+
+log = logging.getLogger(__name__)
+
+
+class _Mark(msgspec.Struct):
+    reason: str
+    since: int
+
+
+def tell(
+    database: Database,
+    store: ObjectStore,
+    outcome: Outcome,
+    *,
+    token: str,
+    nodes: int,
+    now: int,
+) -> None:
+    """Count an outcome; quarantine its part where that is enough (`verdicts.hear`). Raises
+    NotFoundError and UsageError as `write.count_outcome` does."""
+    with database.write() as db:
+        tree = write.count_outcome(db, outcome, now)
+        verdict = verdicts.hear(db, tree, outcome, token, nodes, now)
+    if verdict is None:
+        return
+    generation, reason = verdict
+    key = TreeKey(
+        namespace=outcome.namespace,
+        layout=outcome.layout,
+        hash=outcome.hash,
+        platform=outcome.platform,
+    )
+    mark = quarantined_key(key, outcome.part, generation)
+    try:
+        store.put(mark, msgspec.json.encode(_Mark(reason=reason, since=now)))
+    except ObjectExistsError:
+        log.debug("%s is there already", mark)
+    except StorageError as error:
+        # The outcome is counted; the next one tries again.
+        log.warning("%s %s is not quarantined yet: %s", key, outcome.part, error)
+        return
+    with database.write() as db:
+        withheld.quarantine(db, key, outcome.part, generation, reason, now)
+    log.warning("%s %s is quarantined: %s", key, outcome.part, reason)
+
+
+def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined:
+    query = select(QuarantineRow).order_by(QuarantineRow.since.desc()).limit(MAX_QUARANTINED)
+    if namespaces is not None:
+        query = query.where(QuarantineRow.namespace.in_(sorted(namespaces)))
+    with database.read() as db:
+        return Quarantined(parts=tuple(_said(row) for row in db.scalars(query)))
+
+
+def release(database: Database, store: ObjectStore, asked: Release) -> Released:
+    """Raises NotFoundError where nothing of it is quarantined."""
+    query = select(QuarantineRow).where(
+        QuarantineRow.namespace == asked.namespace,
+        QuarantineRow.layout == asked.layout,
+        QuarantineRow.hash == asked.hash,
+    )
+    if asked.platform:
+        query = query.where(QuarantineRow.platform_id == asked.platform)
+    if asked.part:
+        query = query.where(QuarantineRow.part == asked.part)
+    with database.read() as db:
+        found = tuple(_said(row) for row in db.scalars(query.order_by(QuarantineRow.part)))
+    if not found:
+        raise NotFoundError(
+            f"nothing of {asked.namespace}/{asked.layout}/{asked.hash[:12]} is quarantined; "
+            "`aotcache quarantine list` names what is"
+        )
+    for part in found:
+        key = TreeKey(
+            namespace=part.namespace, layout=part.layout, hash=part.hash, platform=part.platform
+        )
+        end(database, store, key, part.part)
+    return Released(parts=found)
+
+
+def end(database: Database, store: ObjectStore, tree: TreeKey, part: str) -> None:
+    """As if it had never been quarantined."""
+    for mark in list(store.list(quarantined_prefix(tree, part))):
+        store.delete(mark.key)
+    with database.write() as db:
+        row = quarantine_of(db, tree, part)
+        if row is not None:
+            withheld.release(db, row)
+
+
+def read_mark(store: ObjectStore, key: str) -> tuple[str, int]:
+    """What it says: the reason, and since when. Raises ObjectMissingError."""
+    try:
+        said = decode_json(store.get(key), _Mark)
+    except FormatError:
+        return "its mark in storage cannot be read", 0
+    return said.reason, said.since
+
+
+def _said(row: QuarantineRow) -> QuarantinedPart:
+    return QuarantinedPart(
+        namespace=row.namespace,
+        layout=row.layout,
+        hash=row.hash,
+        platform=row.platform_id,
+        part=row.part,
+        generation=row.generation,
+        reason=row.reason,
+        since=row.since,
+    )
