@@ -8,6 +8,7 @@
     │   ├── PackError              a frame that does not give the blob it should
     │   └── RelocationError        an absolute path that does not point inside the tree
     ├── TrustError                 a part whose manifest the trust policy does not accept
+    ├── LeakError                  a secret in what was about to be published
     ├── StorageError               object storage did not do what was asked
     │   ├── ObjectMissingError     there is no such object
     │   ├── ObjectExistsError      put-if-absent found an object of that name
@@ -64,6 +65,10 @@ class RelocationError(FormatError):
 
 class TrustError(AotcacheError):
     code = "untrusted"
+
+
+class LeakError(AotcacheError):
+    code = "leak"
 
 
 class StorageError(AotcacheError):

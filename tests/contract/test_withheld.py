@@ -192,7 +192,7 @@ def test_all_generations_with_the_same_model_are(database: Database, store: Obje
 @pytest.mark.usefixtures("stored")
 def test_what_is_released_is_served_and_begins_anew(database: Database, store: ObjectStore) -> None:
     release = Release(layout=VLLM_AOT, hash=HASH)
-    with pytest.raises(NotFoundError, match="nothing of .* is quarantined"):
+    with pytest.raises(NotFoundError, match=r"nothing of .* is quarantined"):
         quarantine.release(database, store, release)
     fail(database, store)
     with pytest.raises(NotFoundError):

@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
+
 from aotcache.core.places import Places
 from aotcache.core.trust import SIGNED
 from aotcache.errors import (
@@ -26,7 +28,7 @@ from aotcache.errors import (
 from aotcache.local.journal import Journal, drop_journal, read_journal
 from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
-from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
+from aotcache.protocol.manifest import FileEntry, Manifest, Statement, encode_whole
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.v1.publish import OpenSession, PartState
 from aotcache.sync.announce import put_manifest, statement_of
@@ -218,6 +220,7 @@ class _Publish:
 
         def put(plan: PartPlan) -> None:
             said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
+            self._check(said)
             put_manifest(self.site, self.session, plan, said, places)
 
         with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
@@ -231,6 +234,12 @@ class _Publish:
             if plan.manifest_key in refused and self._is_own(plan):
                 raise refused[plan.manifest_key]
         return not refused and all(plan.taken is None for plan in plans)
+
+    def _check(self, said: Statement) -> None:
+        """What the engine's record says may hold a secret too."""
+        if self.site.scanner is not None:
+            told = msgspec.structs.replace(said, files=())
+            self.site.scanner.check(msgspec.json.encode(told), f"the record of {self.tree.path}")
 
     def _is_own(self, plan: PartPlan) -> bool:
         return plan.taken is None or plan.taken.publish_id == self.journal.publish_id

@@ -13,6 +13,7 @@ from aotcache.protocol.names import manifest_key, sibling_key
 from aotcache.sync.progress import Progress
 
 if TYPE_CHECKING:
+    from aotcache.core.leaks import Scanner
     from aotcache.core.trust import SigningKey, TrustPolicy
     from aotcache.protocol.manifest import Manifest
     from aotcache.remote.index import Index
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Site:
     """index: what is stored; store: the bytes; policy: whose manifests are accepted; signer: signs
-    what is published from here (None: published unsigned)."""
+    what is published from here (None: published unsigned); scanner: looks for secrets in it (None:
+    nobody does)."""
 
     index: Index
     store: ObjectStore
     policy: TrustPolicy
     signer: SigningKey | None = None
+    scanner: Scanner | None = None
     progress: Progress = field(default_factory=Progress)
 
     def manifest(self, key: str, known: bytes | None = None) -> Manifest:

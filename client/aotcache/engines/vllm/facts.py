@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from aotcache.core.leaks import SECRET_NAME
 from aotcache.engines.vllm.command import model_name
 from aotcache.probe.platform import Detected
 from aotcache.probe.torch_probe import detect_with_torch
@@ -21,7 +21,6 @@ from aotcache.protocol.recipe import Recipe
 
 logger = logging.getLogger("vllm.aotcache")
 
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _MAX_VALUE = 300
 
 
@@ -146,7 +145,7 @@ def _hash_factors(module: Any) -> dict[str, str]:
     for name, value in variables.items():
         if value is not None:
             text = json.dumps(value, default=str)
-            factors[f"env.{name}"] = "set" if _SECRET.search(name) else text[:_MAX_VALUE]
+            factors[f"env.{name}"] = "set" if SECRET_NAME.search(name) else text[:_MAX_VALUE]
     for name, value in vars(config).items():
         if callable(getattr(value, "compute_hash", None)):
             factors[f"config.{name}"] = str(value.compute_hash())
