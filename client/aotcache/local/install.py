@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aotcache.errors import LocalError
 from aotcache.local.state import make_directories
@@ -21,14 +22,33 @@ NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EAC
 
 def install(staged: str, tree_path: str) -> None:
     """Move everything in `staged` into the tree. Killed at any point it leaves whole units, and the
-    next pull moves the rest. Raises LocalError."""
+    next pull moves the rest. Raises LocalError.
+
+    Directories of the tree are held open and never looked up by a path again: whoever else may
+    write in them cannot lead what is moved to another place.
+    """
     make_directories(tree_path)
-    if os.path.islink(tree_path):
-        raise _in_the_way(tree_path)
     try:
-        _merge(staged, tree_path)
+        with _opened(staged) as source, _opened(tree_path) as target:
+            _merge(source, target, tree_path)
     except OSError as error:
         raise LocalError(f"cannot install into {tree_path}: {error}") from error
+
+
+@contextmanager
+def _opened(path: str, at: int | None = None, where: str = "") -> Iterator[int]:
+    """A directory's descriptor; a link is none. where: `path`, which is relative to `at`."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=at)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise _in_the_way(where or path) from error
+        raise
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -39,27 +59,25 @@ def _order(name: str) -> tuple[int, str]:
     return (1 if name in ("fxgraph", "aotautograd") else 0), name
 
 
-def _merge(source: str, target: str) -> None:
+def _merge(source: int, target: int, where: str) -> None:
+    """source, target: descriptors of directories. where: the target, for messages."""
     with os.scandir(source) as found:
         entries = sorted(found, key=lambda entry: _order(entry.name))
     for entry in entries:
-        destination = os.path.join(target, entry.name)
         if entry.is_dir(follow_symlinks=False):
-            _move_directory(entry.path, destination)
+            _move_directory(entry.name, source, target, f"{where}/{entry.name}")
         else:
-            _move_file(entry.path, destination)
+            _move_file(entry.name, source, target)
 
 
-def _move_directory(source: str, destination: str) -> None:
+def _move_directory(name: str, source: int, target: int, where: str) -> None:
     try:
-        os.rename(source, destination)
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
     except OSError as error:
-        if error.errno == errno.ENOTDIR or error.errno in _TAKEN:
-            if not stat.S_ISDIR(os.lstat(destination).st_mode):
-                raise _in_the_way(destination) from error
-            _merge(source, destination)
-        else:
+        if error.errno != errno.ENOTDIR and error.errno not in _TAKEN:
             raise
+        with _opened(name, source) as inner, _opened(name, target, where) as there:
+            _merge(inner, there, where)
 
 
 def _in_the_way(destination: str) -> LocalError:
@@ -69,9 +87,9 @@ def _in_the_way(destination: str) -> LocalError:
     )
 
 
-def _move_file(source: str, destination: str) -> None:
+def _move_file(name: str, source: int, target: int) -> None:
     try:
-        os.link(source, destination, follow_symlinks=False)
+        os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except FileExistsError:
         return
     except OSError as error:
@@ -79,5 +97,7 @@ def _move_file(source: str, destination: str) -> None:
             raise
         # Without links there is a moment between the look and the rename: the engine writes these
         # files by rename itself, so the loser of that race is equal content.
-        if not os.path.lexists(destination):
-            os.rename(source, destination)
+        try:
+            os.stat(name, dir_fd=target, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)

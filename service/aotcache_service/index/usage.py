@@ -30,14 +30,17 @@ _COUNT = (
 )
 
 
-class UsageCounter:
-    """A process that is killed forgets the counts of the last `interval` seconds: no great loss.
+_MANY = 1000
 
-    interval: long, because a tree that is asked for all the time costs one row a write, and lookups
-    take longer while there is one.
+
+class UsageCounter:
+    """A process that is killed forgets the counts of the last seconds: no great loss.
+
+    interval: seconds between two writes. Of many trees they are written only every sixth time:
+    lookups take longer meanwhile, and a tree that is asked for all the time costs one row a write.
     """
 
-    def __init__(self, database: Database, interval: float = 30.0) -> None:
+    def __init__(self, database: Database, interval: float = 5.0) -> None:
         self._database = database
         self._interval = interval
         self._lock = threading.Lock()
@@ -80,5 +83,8 @@ class UsageCounter:
             log.exception("lookups of %d trees are not counted", len(counts))
 
     def _run(self) -> None:
+        turn = 0
         while not self._stop.wait(self._interval):
-            self.flush()
+            turn += 1
+            if len(self._counts) < _MANY or turn % 6 == 0:
+                self.flush()

@@ -53,7 +53,8 @@ _moves: list[list[tuple[str, str]]] = []
 
 def _hear(event: str, arguments: tuple[object, ...]) -> None:
     if _moves and event in ("os.rename", "os.link"):
-        _moves[-1].append((event, str(arguments[1])))
+        _, name, _, directory = arguments
+        _moves[-1].append((event, f"{os.readlink(f'/proc/self/fd/{directory}')}/{name}"))
 
 
 sys.addaudithook(_hear)
