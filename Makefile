@@ -24,7 +24,7 @@ PACKAGES := g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others lint demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others lint lock audit demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -102,6 +102,16 @@ lint: env ## check style, types and import rules
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+LOCK := deploy/requirements.lock
+
+lock: env ## resolve what the service's image installs, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+		--extra service --extra postgres --output-file $(LOCK) pyproject.toml
+
+audit: env ## ask PyPI for known vulnerabilities of what the lock file names
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
 
 demo: env packages ## show the whole way on this machine: compile, publish, pull, start warm
 	$(BIN)/python tests/demo/demo.py

@@ -21,7 +21,7 @@ from support.trees import H100, RECIPE, contents, make_ranks
 
 COMMANDS = [
     *("serve", "reindex", "watch", "push", "pull", "lookup", "ls", "show", "rm", "exec", "key"),
-    "bench",
+    *("bench", "doctor", "token", "quarantine"),
 ]
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -50,12 +49,17 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
 
+    @property
+    def log(self) -> Path:
+        """What it has said since its last start."""
+        return Path(f"{self.data}.log")
+
     def start(self) -> None:
         words = [*(self.command or AOTCACHE), "serve", "--data-dir", str(self.data)]
         words += ["--port", str(self.port)]
         if self.storage_url:
             words += ["--storage-url", self.storage_url]
-        with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 ["timeout", "-k", "5", LIFETIME, *words],
                 env={**os.environ, **self.env},
@@ -63,10 +67,8 @@ class Service:
                 stderr=log,
             )
             end = time.monotonic() + 60
-            while not (
-                found := re.search(r"listening on (http://\S+)", Path(log.name).read_text())
-            ):
-                text = Path(log.name).read_text()
+            while not (found := re.search(r"listening on (http://\S+)", self.log.read_text())):
+                text = self.log.read_text()
                 assert self.process.poll() is None, text[-3000:]
                 assert time.monotonic() < end, text[-3000:]
                 time.sleep(0.02)

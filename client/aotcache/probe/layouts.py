@@ -23,7 +23,9 @@ LAYOUT_VERSION = 1
 # Never published, and no reason to wonder: locks and what an interrupted write leaves behind.
 # Triton's and Inductor's temporary directories are matched whole: a kernel may be called `tmp`.
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_NEVER = re.compile(rf"locks|lock|.*\.lock|.*\.tmp|tmp\.pid_.*|tmp\.{_UUID}|.*_CxxBuild", re.DOTALL)
+_NEVER_NAMES = rf"locks|lock|[^/]*\.lock|[^/]*\.tmp|tmp\.pid_[^/]*|tmp\.{_UUID}|[^/]*_CxxBuild"
+_NEVER = re.compile(_NEVER_NAMES)
+_NEVER_IN = re.compile(rf"(?:^|/)(?:{_NEVER_NAMES})(?:/|\Z)")
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._,+=@-]*"
 _NUMBER = r"(?:0|[1-9]\d{0,5})"
@@ -79,7 +81,7 @@ def classify(layout: str, path: str) -> str | None:
 
     layout: one of protocol.names.LAYOUTS. path: relative to the tree, `/` between names.
     """
-    if any(never(name) for name in path.split("/")):
+    if _NEVER_IN.search(path):
         return None
     return classify_entered(layout, path)
 

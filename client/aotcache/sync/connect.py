@@ -41,6 +41,7 @@ def connect(
     user's own, the token from its file or `environ`. Nothing is asked of anybody yet. Raises
     UsageError."""
     from aotcache.core.leaks import Scanner
+    from aotcache.core.limits import limits_of
     from aotcache.core.trust import make_policy
     from aotcache.sync.progress import Progress
     from aotcache.sync.site import Site
@@ -56,6 +57,7 @@ def connect(
         store=store_of(client, storage_url, transfer or settings.AUTO),
         policy=make_policy(trust, keys.plus(signer)),
         signer=signer,
+        limits=limits_of(environ),
         scanner=None if settings.is_on(environ.get(settings.ALLOW_SECRETS)) else Scanner(environ),
         progress=progress or Progress(),
     )

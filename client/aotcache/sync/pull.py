@@ -19,7 +19,7 @@ from aotcache.protocol.names import SHARED, TreeKey, part_directory
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.sync.mover import Mover
-from aotcache.sync.refusals import crashed_here, other_graph, refuse_older
+from aotcache.sync.refusals import crashed_here, other_graph, refuse_foreign, refuse_older
 from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ def pull(
         manifests = _manifests(site, answer, parts, lookup)
         if recipe is not None and (other := other_graph(manifests, recipe)) is not None:
             return other
+        refuse_foreign(manifests)
         refuse_older(site, state, manifests)
         # Not before: it is the sign that a pull was cut off, for as long as nobody can finish it.
         discard(state.staging)

@@ -8,7 +8,9 @@ from aotcache.errors import ManifestError, TrustError
 from aotcache.local.loading import poisoned
 from aotcache.local.pulled import content_of
 from aotcache.local.state import TreeState, target_of
+from aotcache.probe.layouts import classify
 from aotcache.protocol.manifest import Manifest, encode_whole
+from aotcache.protocol.names import SHARED, part_directory
 from aotcache.protocol.recipe import Recipe, graph_differences, in_words
 from aotcache.protocol.v1.lookup import OTHER_RECIPE, Miss
 from aotcache.settings import ANY_RECIPE
@@ -31,13 +33,28 @@ def other_graph(manifests: Sequence[Manifest], recipe: Recipe) -> Miss | None:
     return None
 
 
+def refuse_foreign(manifests: Sequence[Manifest]) -> None:
+    """What no publisher of ours lists has no place in a tree, whoever signed it: a rank's part holds
+    files of that rank, and every path is one that its layout allows."""
+    for said in (manifest.statement for manifest in manifests):
+        own = SHARED if said.part == SHARED else part_directory(said.part)
+        for entry in said.files:
+            if classify(said.layout, entry.path) != own:
+                raise ManifestError(
+                    f"{said.tree}: {said.part} lists {entry.path}, which has no place in it: nothing "
+                    "was installed; upgrade aotcache here if its publisher's is newer, else find out "
+                    "who signed it"
+                )
+
+
 def refuse_older(site: Site, state: TreeState, manifests: Sequence[Manifest]) -> None:
     """An older generation than this node has seen is offered by who wants it to run what has been
     replaced, or by storage that was set back. It holds nothing that the newer one had not."""
+    first = manifests[0].statement  # all are of one tree
+    remembered = state.remembered(target_of(site.store.url, first.namespace, first.platform.id))
     for manifest in manifests:
         said = manifest.statement
-        target = target_of(site.store.url, said.namespace, said.platform.id)
-        data = state.remembered(target).get(said.part)
+        data = remembered.get(said.part)
         if data is None or data == encode_whole(manifest):
             continue
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from aotcache.core.limits import Limits
 from aotcache.errors import ManifestError, TrustError
 from aotcache.protocol.names import manifest_key, sibling_key
 from aotcache.sync.progress import Progress
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 class Site:
     """index: what is stored; store: the bytes; policy: whose manifests are accepted; signer: signs
     what is published from here (None: published unsigned); scanner: looks for secrets in it (None:
-    nobody does)."""
+    nobody does); limits: on what is taken from there."""
 
     index: Index
     store: ObjectStore
     policy: TrustPolicy
     signer: SigningKey | None = None
     scanner: Scanner | None = None
+    limits: Limits = field(default_factory=Limits)
     progress: Progress = field(default_factory=Progress)
 
     def manifest(self, key: str, known: bytes | None = None) -> Manifest:
@@ -56,7 +58,9 @@ class Site:
         def read(generation: int) -> bytes:
             return self.store.get(sibling_key(key, generation))
 
+        self.limits.check_size(data, key)
         found = self.policy.accept(data, key, read)
+        self.limits.check(found, key)
         said = found.statement
         if manifest_key(said.tree, said.part, said.generation) != key:
             raise ManifestError(

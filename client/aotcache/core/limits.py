@@ -1,0 +1,68 @@
+"""Bounds on what a node takes, whoever signed it: checked before anything is allocated or written.
+
+The format has bounds of its own (docs/format.md), which nothing raises; these are the operator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from aotcache.errors import ManifestError, UsageError
+from aotcache.protocol.manifest import MAX_FILES, Manifest
+from aotcache.protocol.sections import MAX_MANIFEST
+
+MANIFEST_BYTES = "AOTCACHE_MAX_MANIFEST_BYTES"
+FILES = "AOTCACHE_MAX_FILES"
+TREE_BYTES = "AOTCACHE_MAX_TREE_BYTES"
+RATIO = "AOTCACHE_MAX_RATIO"
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one part. tree_bytes: of all its files. ratio: bytes of its frames after decompression by
+    those before; a rank's `model` that is stored against another's reaches two thousand."""
+
+    manifest_bytes: int = MAX_MANIFEST
+    files: int = MAX_FILES
+    tree_bytes: int = 64 << 30
+    ratio: int = 20_000
+
+    def check_size(self, data: bytes, what: str) -> None:
+        """Before a manifest is read. Raises ManifestError."""
+        _check(len(data), self.manifest_bytes, "bytes of manifest", MANIFEST_BYTES, what)
+
+    def check(self, manifest: Manifest, what: str) -> None:
+        """Before anything of its files is. Raises ManifestError."""
+        files = manifest.statement.files
+        frames = [frame for pack in manifest.locations.packs for frame in pack.frames]
+        stored = sum(frame.stored for frame in frames)
+        ratio = sum(frame.raw for frame in frames) // max(1, stored)
+        _check(len(files), self.files, "files", FILES, what)
+        _check(sum(e.size for e in files), self.tree_bytes, "bytes of files", TREE_BYTES, what)
+        _check(ratio, self.ratio, "times its stored bytes", RATIO, what)
+
+
+def _check(found: int, most: int, unit: str, setting: str, what: str) -> None:
+    if found > most:
+        raise ManifestError(
+            f"{what} has {found} {unit}, and this node takes {most}: nothing was installed; if that "
+            f"is right, raise {setting}"
+        )
+
+
+def limits_of(environ: Mapping[str, str]) -> Limits:
+    """Raises UsageError for a limit that is no number."""
+    named = {
+        "manifest_bytes": MANIFEST_BYTES,
+        "files": FILES,
+        "tree_bytes": TREE_BYTES,
+        "ratio": RATIO,
+    }
+    found: dict[str, int] = {}
+    for field, variable in named.items():
+        if text := environ.get(variable):
+            if not text.isdecimal() or not 0 < int(text) < 1 << 60:
+                raise UsageError(f"{variable}={text!r} is not a number above 0")
+            found[field] = int(text)
+    return Limits(**found)

@@ -1,0 +1,144 @@
+"""Secrets are driven through every path, at the highest log level, and looked for wherever somebody else
+could read them: output, logs, errors, command lines, what is stored, the service's answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aotcache.core.trust import generate_key
+from support.s3 import S3Server
+from support.site import AOTCACHE, Service, aotcache, printed
+from support.small import small_tree
+from support.trees import H100
+
+# What a presigned URL holds beside its path.
+SIGNATURE = "X-Amz-Signature"
+
+
+class Watched:
+    """Runs commands, and keeps all that they said and all that was seen of them in /proc."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+        self.said: list[str] = []
+
+    def run(self, *words: str, ok: bool = True, **env: str) -> str:
+        with subprocess.Popen(
+            [*AOTCACHE, "-v", *words],
+            env={**os.environ, **self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            self.look()
+            out, err = process.communicate(timeout=120)
+        self.said += [out, err]
+        assert (process.returncode == 0) == ok, err[-3000:]
+        return out
+
+    def look(self) -> None:
+        """At the command lines of all processes, as every user can."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                self.said.append(path.read_bytes().decode("utf-8", "replace"))
+            except OSError:
+                continue  # it has ended
+
+    def require_silence(self, **secrets: str) -> None:
+        for name, secret in secrets.items():
+            for text in self.said:
+                at = text.find(secret)
+                assert at < 0, f"{name}: {text[max(0, at - 300) : at]}"
+
+
+@contextmanager
+def serving(data: Path, storage_url: str, env: dict[str, str]) -> Iterator[Service]:
+    service = Service(data, storage_url, env=env)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def make_token(data: Path, *words: str) -> dict[str, str]:
+    done = aotcache("token", "create", "--data-dir", str(data), "--json", *words)
+    found: dict[str, str] = printed(done)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transfer", ["presigned", "direct", "proxy"])
+def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -> None:
+    storage_url = seaweedfs.fresh_url()
+    data, key_file = tmp_path / "service", tmp_path / "signing.pem"
+    token = make_token(data, "--scope", "admin", "--namespace", "*")["token"]
+    key = generate_key()
+    key_file.write_bytes(key.pem())
+    key_file.chmod(0o600)
+    (tmp_path / "trusted").write_text(key.public_line())
+    platform = tmp_path / "platform.json"
+    platform.write_bytes(msgspec.json.encode(H100))
+    tree = small_tree(tmp_path / "publisher", ranks=(0, 1))
+    with serving(data, storage_url, seaweedfs.env()) as service:
+        watched = Watched(
+            {
+                **seaweedfs.env(),
+                "AOTCACHE_URL": service.url,
+                "AOTCACHE_TOKEN": token,
+                "AOTCACHE_SIGNING_KEY": str(key_file),
+                "AOTCACHE_TRUSTED_KEYS": str(tmp_path / "trusted"),
+                "AOTCACHE_TRANSFER": transfer,
+                "HF_TOKEN": "hf_canaryCANARYcanaryCANARYcanaryCANARY",
+            }
+        )
+        if transfer == "direct":
+            watched.env["AOTCACHE_STORAGE_URL"] = storage_url
+        root = ("--cache-root", str(tmp_path / "node"))
+        watched.run("push", "--cache-root", str(tmp_path / "publisher"), tree.hash)
+        watched.run("pull", tree.hash, *root, "--platform", str(platform))
+        for words in (("ls",), ("show", tree.hash), ("doctor",), ("quarantine", "list"), ("key", "show")):
+            watched.run(*words, ok=words != ("doctor",))
+        watched.run("token", "list", "--data-dir", str(data))
+        watched.run("lookup", tree.hash, "--platform", str(platform))
+        watched.run("exec", "--key", "k", "--no-publish", *root, "--platform", str(platform), "--", sys.executable, "-c", "pass")
+        # What goes wrong says much.
+        gone = {"AOTCACHE_URL": "http://127.0.0.1:9"}
+        watched.run("ls", ok=False, **gone)
+        watched.run("ls", ok=False, AOTCACHE_TOKEN=token[:-3] + "xyz")
+        watched.run("ls", ok=False, AOTCACHE_TOKEN=token + "\n")
+        watched.run("ls", ok=False, AOTCACHE_TOKEN_FILE=str(key_file))
+        watched.run("pull", "0" * 64, *root, "--platform", str(platform), ok=False)
+        for missing in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+            fresh = ("--cache-root", str(tmp_path / missing))
+            watched.run(
+                "pull",
+                tree.hash,
+                *fresh,
+                "--platform",
+                str(platform),
+                ok=transfer != "direct",
+                **{missing: "wrong-wrong-wrong-wrong"},
+            )
+        time.sleep(0.1)
+        watched.said.append(service.log.read_text())
+    own = Path(tree.path).parent / ".aotcache"
+    watched.said += [path.read_bytes().decode("latin-1") for path in own.rglob("*") if path.is_file()]
+    seed = "".join(key.pem().decode().splitlines()[1:-1])
+    watched.require_silence(
+        token=token.split("_", 2)[2],
+        wrong_token=token.split("_", 2)[2][:-3] + "xyz",
+        s3=seaweedfs.secret_key,
+        presigned_url=SIGNATURE,
+        private_key=seed,
+        hf=watched.env["HF_TOKEN"],
+    )
