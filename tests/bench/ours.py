@@ -46,8 +46,9 @@ def place(tree: FoundTree, root: Path) -> Path:
 def forget(tree: FoundTree) -> None:
     """Nothing is remembered of the tree but its records: its next publish is a first one."""
     state = TreeState(tree.path)
-    for path in (state.journal, state.memo, state.seen):
+    for path in (state.journal, state.memo):
         Path(path).unlink(missing_ok=True)
+    shutil.rmtree(state.seen, ignore_errors=True)
     home = Path(state.records).parents[1]
     shutil.rmtree(home / "manifests" / tree.hash, ignore_errors=True)
 

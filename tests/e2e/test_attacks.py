@@ -114,7 +114,9 @@ def here(tmp_path: Path) -> Any:
 
 def test_without_an_attacker_it_works(scene: Scene) -> None:
     assert isinstance(scene.pull(), Pulled)
-    assert set(contents(scene.root)) > {f"torch_compile_cache/torch_aot_compile/{scene.tree.hash}/rank_0_0/model"}
+    assert set(contents(scene.root)) > {
+        f"torch_compile_cache/torch_aot_compile/{scene.tree.hash}/rank_0_0/model"
+    }
 
 
 # Malicious storage
@@ -157,7 +159,10 @@ def test_any_field_of_a_signed_manifest_is_changed(
     good = scene.manifest()
     said = msgspec.structs.replace(good.statement, **change(good.statement))
     data = encode_statement(said)
-    for signatures, why in ((good.signatures, "was changed after"), ((STRANGER.sign(data),), "none of the 1")):
+    for signatures, why in (
+        (good.signatures, "was changed after"),
+        ((STRANGER.sign(data),), "none of the 1"),
+    ):
         scene.replace(scene.key(), encode_manifest(data, good.locations, signatures))
         scene.refused(TrustError, why)
 

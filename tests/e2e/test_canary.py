@@ -106,11 +106,29 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
         root = ("--cache-root", str(tmp_path / "node"))
         watched.run("push", "--cache-root", str(tmp_path / "publisher"), tree.hash)
         watched.run("pull", tree.hash, *root, "--platform", str(platform))
-        for words in (("ls",), ("show", tree.hash), ("doctor",), ("quarantine", "list"), ("key", "show")):
+        for words in (
+            ("ls",),
+            ("show", tree.hash),
+            ("doctor",),
+            ("quarantine", "list"),
+            ("key", "show"),
+        ):
             watched.run(*words, ok=words != ("doctor",))
         watched.run("token", "list", "--data-dir", str(data))
         watched.run("lookup", tree.hash, "--platform", str(platform))
-        watched.run("exec", "--key", "k", "--no-publish", *root, "--platform", str(platform), "--", sys.executable, "-c", "pass")
+        watched.run(
+            "exec",
+            "--key",
+            "k",
+            "--no-publish",
+            *root,
+            "--platform",
+            str(platform),
+            "--",
+            sys.executable,
+            "-c",
+            "pass",
+        )
         # What goes wrong says much.
         gone = {"AOTCACHE_URL": "http://127.0.0.1:9"}
         watched.run("ls", ok=False, **gone)
@@ -132,7 +150,9 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
         time.sleep(0.1)
         watched.said.append(service.log.read_text())
     own = Path(tree.path).parent / ".aotcache"
-    watched.said += [path.read_bytes().decode("latin-1") for path in own.rglob("*") if path.is_file()]
+    watched.said += [
+        path.read_bytes().decode("latin-1") for path in own.rglob("*") if path.is_file()
+    ]
     seed = "".join(key.pem().decode().splitlines()[1:-1])
     watched.require_silence(
         token=token.split("_", 2)[2],

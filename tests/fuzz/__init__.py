@@ -1,4 +1,4 @@
 """Fuzzing: bytes of any kind are read, and nothing happens but an error of ours.
 
-    python -m fuzz.run TARGET --count N     (with tests on PYTHONPATH)
+python -m fuzz.run TARGET --count N     (with tests on PYTHONPATH)
 """

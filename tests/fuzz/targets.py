@@ -159,7 +159,9 @@ def _check_disk(home: Path, tree: Path, found: Manifest | None) -> None:
             if path.is_relative_to(tree):
                 installed.add(path.relative_to(tree).as_posix())
             else:
-                assert path == home / "outside" or path.is_relative_to(tree.parent / STATE_DIRECTORY)
+                assert path == home / "outside" or path.is_relative_to(
+                    tree.parent / STATE_DIRECTORY
+                )
     assert (home / "outside").read_bytes() == b"precious"
     if found is None:
         return

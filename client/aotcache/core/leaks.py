@@ -30,8 +30,8 @@ _FORMS: dict[bytes, tuple[str, bytes]] = {
     b"-----BEGIN ": ("a private key", rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
     b"aotc_": ("a token of aotcache", rb"aotc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"),
 }
-_LONGEST = 256  # bytes of a token of known form, at most
-_BLOCK = 64 << 10
+_LONGEST = 96  # bytes by which each of these forms is known
+_BLOCKS = (64 << 10, 4 << 10, 512)
 _PROBE = 64
 
 
@@ -114,23 +114,37 @@ class _Same:
         self._shift = 0
 
     def others(self, piece: bytes, at: int) -> Iterator[tuple[int, int]]:
-        """The spans of a piece that begins at `at` that are not the base's."""
+        """The spans of a piece that begins at `at` that are not the base's. Ranks' models differ in
+        three bytes here and there, so that only small spans are equal."""
         if not self._base:
             yield 0, len(piece)
             return
-        for start in range(0, len(piece), _BLOCK):
-            block = piece[start : start + _BLOCK]
-            there = at + start + self._shift
-            if there >= 0 and self._base[there : there + len(block)] == block:
-                continue
-            yield start, start + len(block)
-            self._find(block, at + start)
+        for start in range(0, len(piece), _BLOCKS[0]):
+            end = min(start + _BLOCKS[0], len(piece))
+            found = list(self._differ(piece, at, start, end))
+            yield from found
+            if found:
+                self._find(piece[max(start, end - _PROBE) : end], at + end)
 
-    def _find(self, block: bytes, at: int) -> None:
-        """How far what follows this block is shifted, if its end tells."""
-        probe = block[-_PROBE:]
-        end = at + len(block) - len(probe)
-        near = max(0, end + self._shift - _BLOCK)
-        found = self._base.find(probe, near, near + 2 * _BLOCK + len(probe))
+    def _differ(
+        self, piece: bytes, at: int, start: int, end: int, depth: int = 0
+    ) -> Iterator[tuple[int, int]]:
+        there = at + start + self._shift
+        if there >= 0 and self._base[there : there + end - start] == piece[start:end]:
+            return
+        if depth + 1 == len(_BLOCKS):
+            yield start, end
+            return
+        step = _BLOCKS[depth + 1]
+        for inner in range(start, end, step):
+            yield from self._differ(piece, at, inner, min(inner + step, end), depth + 1)
+
+    def _find(self, probe: bytes, end: int) -> None:
+        """How far what follows is shifted, if these last bytes before `end` tell."""
+        here = end - len(probe) + self._shift
+        if self._base[max(0, here) : here + len(probe)] == probe:
+            return
+        near = max(0, here - _BLOCKS[0])
+        found = self._base.find(probe, near, here + _BLOCKS[0] + len(probe))
         if found >= 0:
-            self._shift = found - end
+            self._shift = found - (end - len(probe))

@@ -10,7 +10,8 @@ into the tree stays on one file system.
                                                or published to a target
     .aotcache/journal/{tree}.json              packs an interrupted publish has put already
     .aotcache/memo/{tree}.json                 digests of files that have not changed since
-    .aotcache/seen/{tree}.json                 the directories of a tree that was stored whole
+    .aotcache/seen/{tree}/                     the directories of a tree that was stored whole, a
+                                               file for each place
     .aotcache/pulled/{tree}/{part}.json        what the last pull put there, and what came of it
     .aotcache/loading/{tree}/                  marks of engines that are loading a pulled part
     .aotcache/poison/{tree}.json               what made an engine of this node crash
@@ -82,7 +83,7 @@ class TreeState(msgspec.Struct, frozen=True):
 
     @property
     def seen(self) -> str:
-        return self._path("seen", ".json")
+        return self._path("seen")
 
     @property
     def pulled(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import zlib
 from contextlib import suppress
 
 import msgspec
@@ -40,8 +41,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def see(where: tuple[str, ...], scan: TreeScan, published: Published) -> None:
-    """Remember that all of a tree is stored. where: all that publishing it depended on beside it;
-    not how the bytes travelled, as they came to lie in the same place."""
+    """Remember that all of a tree is stored. where: the service's URL, the namespace, and all else
+    that publishing it depended on; not how the bytes travelled, as they came to lie in the same
+    place."""
     state = TreeState(scan.path)
     seen = Seen(
         where=where,
@@ -51,7 +53,7 @@ def see(where: tuple[str, ...], scan: TreeScan, published: Published) -> None:
         parts={part.part: (part.generation, part.files) for part in published.parts},
         raw_bytes=published.raw_bytes,
     )
-    write_whole(state.seen, msgspec.json.encode(seen))
+    write_whole(_path(state, where), msgspec.json.encode(seen))
 
 
 def still_stored(
@@ -62,7 +64,7 @@ def still_stored(
     begin = time.monotonic()
     state = TreeState(tree.path)
     try:
-        seen = decode_json(read_bytes(state.seen), Seen)
+        seen = decode_json(read_bytes(_path(state, where)), Seen)
     except (OSError, FormatError) as error:
         logger.debug("nothing is known of %s: %s", tree.path, error)
         return None
@@ -86,6 +88,13 @@ def still_stored(
         uploaded_bytes=0,
         seconds=time.monotonic() - begin,
     )
+
+
+def _path(state: TreeState, where: tuple[str, ...]) -> str:
+    """A file for each service and namespace: who publishes to two in turn has not changed the tree.
+    Two of one name only overwrite each other."""
+    name = zlib.crc32(repr(where[:2]).encode())
+    return os.path.join(state.seen, f"{name:08x}.json")
 
 
 def _is_same(state: TreeState, seen: Seen) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,8 @@ from ..index.usage import UsageCounter
 from ..ops.presign import Presigner
 from ..settings import ServiceSettings
 from .gather import Gather
+from .limits import Uploads
 
-# Uploads that are held in memory at the same time; the others wait with their bytes unsent.
 UPLOADS = 8
 # Threads that may wait for object storage. Lookups have others: they answer while it hangs.
 STORAGE_THREADS = 32
@@ -48,7 +47,7 @@ class Context:
     gate: Callers
     presigner: Presigner | None = None
     ready: bool = False
-    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
+    uploads: Uploads = field(default_factory=lambda: Uploads(UPLOADS))
     storage_threads: CapacityLimiter = field(
         default_factory=lambda: CapacityLimiter(STORAGE_THREADS)
     )

@@ -1,16 +1,46 @@
-"""A bound on what one token asks in a time, so that one cannot hold up all others."""
+"""Bounds on what one token asks in a time and uploads at once, so that one cannot hold up all others."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from aotcache.errors import RateLimitedError
 
 BURST_SECONDS = 10
 # Tokens that are remembered; one that is forgotten begins with its whole burst again.
 _MOST = 10_000
+
+
+class Uploads:
+    """At most `most` uploads are held in memory at the same time, and of one token half of them;
+    the others wait with their bytes unsent. An empty token is nobody's, and has no bound."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: Counter[str] = Counter()
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def place(self, token: str) -> AsyncIterator[None]:
+        share = max(1, self._most // 2) if token else self._most
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._of.total() < self._most and self._of[token] < share
+            )
+            self._of[token] += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._of[token] -= 1
+                if not self._of[token]:
+                    del self._of[token]
+                self._changed.notify_all()
 
 
 class RateLimit:

@@ -83,7 +83,8 @@ def _another_record(tree: FoundTree) -> None:
 
 
 def _damaged(tree: FoundTree) -> None:
-    Path(TreeState(tree.path).seen).write_bytes(b"{}")
+    (seen,) = Path(TreeState(tree.path).seen).iterdir()
+    seen.write_bytes(b"{}")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ router = APIRouter(tags=["objects"])
 MAX_PAGE = 1000
 MAX_BODY = 128 << 20
 UPLOAD_SECONDS = 600
+SILENT_SECONDS = 30  # after which a body that stopped is given up
 PIECE = 4 << 20  # bytes of an object held at a time for each download
 BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
@@ -130,12 +131,13 @@ async def put_object(
     _check_kind(key)
     length = _content_length(request)
     try:
-        async with context.uploads:
+        async with context.uploads.place(caller.token):
             body = _read_body(request, length)
             data, digest = await asyncio.wait_for(body, UPLOAD_SECONDS)
             await context.in_storage(_put, context.store, key, data, digest)
     except asyncio.TimeoutError as error:
-        raise HTTPException(408, f"{key}: the body took over {UPLOAD_SECONDS} s") from error
+        why = f"no byte for {SILENT_SECONDS} s, or over {UPLOAD_SECONDS} s in all"
+        raise HTTPException(408, f"{key}: the body stopped ({why}): put it again") from error
     except ClientDisconnect:
         return Response(status_code=400)  # nobody is there to read it
     return Response(status_code=204)
@@ -192,10 +194,11 @@ def _content_length(request: Request) -> int:
 
 async def _read_body(request: Request, length: int) -> tuple[bytearray, str]:
     """The body and its SHA-256. The server ends the stream with ClientDisconnect when the client
-    leaves before `length` bytes."""
+    leaves before `length` bytes. Raises asyncio.TimeoutError where nothing comes for a while."""
     data = bytearray()
     digest = hashlib.sha256()
-    async for chunk in request.stream():
+    stream = request.stream()
+    while (chunk := await asyncio.wait_for(anext(stream, None), SILENT_SECONDS)) is not None:
         data += chunk
         digest.update(chunk)
     if len(data) != length:
