@@ -1,5 +1,5 @@
-"""Secrets are driven through every path, at the highest log level, and looked for wherever somebody else
-could read them: output, logs, errors, command lines, what is stored, the service's answers."""
+"""Secrets are driven through every path, at the highest log level, and looked for wherever somebody
+else could read them: output, logs, errors, command lines, what lies beside the trees."""
 
 from __future__ import annotations
 
@@ -106,29 +106,14 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
         root = ("--cache-root", str(tmp_path / "node"))
         watched.run("push", "--cache-root", str(tmp_path / "publisher"), tree.hash)
         watched.run("pull", tree.hash, *root, "--platform", str(platform))
-        for words in (
-            ("ls",),
-            ("show", tree.hash),
-            ("doctor",),
-            ("quarantine", "list"),
-            ("key", "show"),
-        ):
-            watched.run(*words, ok=words != ("doctor",))
+        for words in ("ls", f"show {tree.hash}", "quarantine list", "key show"):
+            watched.run(*words.split())
+        watched.run("doctor", ok=False)  # no engine is installed here
         watched.run("token", "list", "--data-dir", str(data))
         watched.run("lookup", tree.hash, "--platform", str(platform))
-        watched.run(
-            "exec",
-            "--key",
-            "k",
-            "--no-publish",
-            *root,
-            "--platform",
-            str(platform),
-            "--",
-            sys.executable,
-            "-c",
-            "pass",
-        )
+        program = (sys.executable, "-c", "pass")
+        here = ("--platform", str(platform), *root)
+        watched.run("exec", "--key", "k", "--no-publish", *here, "--", *program)
         # What goes wrong says much.
         gone = {"AOTCACHE_URL": "http://127.0.0.1:9"}
         watched.run("ls", ok=False, **gone)

@@ -2,8 +2,8 @@
 
     python -m fuzz.run TARGET [--count N] [--seed S] [--atheris]     (with tests on PYTHONPATH)
 
-With --atheris, guided by coverage (Python 3.11, `pip install atheris`). What fails is written beside
-the corpus of the target, where the tests find it from then on.
+With --atheris, guided by coverage (Python 3.11, `pip install --group fuzz`). What fails is written
+beside the corpus of the target, where the tests find it from then on.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What reads bytes of strangers. Each target raises AssertionError where a promise does not hold, and
-lets through every exception that is not ours."""
+"""What reads bytes of strangers. Each target raises AssertionError where a promise does not hold,
+and lets through every exception that is not ours."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from aotcache.protocol.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from aotcache.protocol.sections import split_manifest
 from aotcache.protocol.names import SHARED
+from aotcache.protocol.sections import split_manifest
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore
 from aotcache.storage.memory import MemoryStore
-from aotcache.sync.fetch import Fetcher
 from aotcache.sync import pull as pulling
+from aotcache.sync.fetch import Fetcher
 from aotcache.sync.site import Site
 from support.stored import HASH, PLATFORM
 
@@ -103,8 +103,8 @@ def pack(data: bytes) -> bool:
 
 
 def pull(data: bytes) -> bool:
-    """These bytes as the manifest, and the good pack: what lands on the disk is what they say, in the
-    tree, and nothing else is touched."""
+    """These bytes as the manifest, and the good pack: what lands on the disk is what they say, in
+    the tree, and nothing else is touched."""
     _, key, good = samples.sample()
     store = _store(**{key: good, samples.key(): data})
     site = Site(index=cast("Index", _Fixed()), store=store, policy=TrustPolicy(UNSIGNED))
@@ -174,14 +174,16 @@ def _check_disk(home: Path, tree: Path, found: Manifest | None) -> None:
 
 
 def _store(**objects: bytes) -> ObjectStore:
-    store = MemoryStore()
+    store = MemoryStore("fuzz")
+    for found in list(store.list("")):
+        store.delete(found.key)
     for key, data in objects.items():
         store.put(key, data)
     return store
 
 
 def _scratch() -> str | None:
-    return "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 (a directory of its own in it)
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 TARGETS: dict[str, Target] = {"manifest": manifest, "pack": pack, "pull": pull}

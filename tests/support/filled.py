@@ -117,6 +117,21 @@ def _tables(numbers: range) -> dict[str, Iterable[Row]]:
         "packs": (_pack(number) for number in numbers),
         "part_packs": (_part_pack(part) for part in parts),
         "outcomes": (_outcome(number) for number in numbers if number % 3 == 0),
+        "quarantines": (_quarantine(number) for number in numbers if number % 4 == 0),
+    }
+
+
+def _quarantine(number: int) -> Row:
+    """Of a tree that is not stored any more."""
+    return {
+        "namespace": _namespace(number),
+        "layout": VLLM_AOT,
+        "hash": _digest("gone", number),
+        "platform_id": PLATFORMS[0].id,
+        "part": "shared",
+        "generation": 1,
+        "reason": "n1: crashed",
+        "since": FIRST_DAY,
     }
 
 
@@ -202,6 +217,7 @@ def _parts(number: int) -> Iterator[Row]:
                 "compile_seconds": 20.0 + number % 300,
                 "expected_parts": _texts(names),
                 "trees": used,
+                "withheld": "",
             }
 
 

@@ -34,16 +34,16 @@ def other_graph(manifests: Sequence[Manifest], recipe: Recipe) -> Miss | None:
 
 
 def refuse_foreign(manifests: Sequence[Manifest]) -> None:
-    """What no publisher of ours lists has no place in a tree, whoever signed it: a rank's part holds
-    files of that rank, and every path is one that its layout allows."""
+    """What no publisher of ours lists has no place in a tree, whoever signed it: a rank's part
+    holds files of that rank, and every path is one that its layout allows."""
     for said in (manifest.statement for manifest in manifests):
         own = SHARED if said.part == SHARED else part_directory(said.part)
         for entry in said.files:
             if classify(said.layout, entry.path) != own:
                 raise ManifestError(
-                    f"{said.tree}: {said.part} lists {entry.path}, which has no place in it: nothing "
-                    "was installed; upgrade aotcache here if its publisher's is newer, else find out "
-                    "who signed it"
+                    f"{said.tree}: {said.part} lists {entry.path}, which has no place in it: "
+                    "nothing was installed; upgrade aotcache here if its publisher's is newer, "
+                    "else find out who signed it"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Bounds on what one token asks in a time and uploads at once, so that one cannot hold up all others."""
+"""Bounds on what one token asks in a time and uploads at once: none holds up all others."""
 
 from __future__ import annotations
 
