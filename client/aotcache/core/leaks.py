@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from aotcache.errors import LeakError
 
@@ -31,12 +32,21 @@ _FORMS: dict[bytes, tuple[str, bytes]] = {
     b"aotc_": ("a token of aotcache", rb"aotc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"),
 }
 _LONGEST = 96  # bytes by which each of these forms is known
-_BLOCKS = (64 << 10, 4 << 10, 512)
-_PROBE = 64
+_BLOCK, _SPAN, _PROBE = 64 << 10, 2 << 10, 64
+
+
+class Leak(NamedTuple):
+    """at: byte of what was searched. what: in words, never the secret itself."""
+
+    at: int
+    what: str
 
 
 class Scanner:
-    """Looks for the secrets of this environment, and for tokens of anybody's."""
+    """Looks for the secrets of this environment, and for tokens of anybody's.
+
+    margin: bytes that two pieces must share for nothing to lie unseen on their seam.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values = {
@@ -44,49 +54,40 @@ class Scanner:
             for name, value in environ.items()
             if SECRET_NAME.search(name) and _is_secret(value)
         }
-        self._margin = max([_LONGEST, *map(len, self._values)])
+        self.margin = max([_LONGEST, *map(len, self._values)])
 
-    def check(self, data: bytes, what: str) -> None:
-        """Raises LeakError. what: where it lies, for the message."""
-        self._look(data, 0, what)
+    def find(self, data: bytes) -> Leak | None:
+        """The first of each kind that is looked for ends the search."""
+        for value, name in self._values.items():
+            if (at := data.find(value)) >= 0:
+                return Leak(at, f"the value of {name}")
+        for begin, (kind, form) in _FORMS.items():
+            at = data.find(begin)
+            while at >= 0:
+                if re.compile(form).match(data, at):
+                    return Leak(at, f"what looks like {kind}")
+                at = data.find(begin, at + 1)
+        return None
 
-    def checked(self, pieces: Iterable[bytes], what: str, base: bytes = b"") -> Iterator[bytes]:
-        """The same pieces, each once it and its seams are checked. base: something that is nearly
-        equal and is checked itself; what is the same there is not looked at again."""
-        at, tail, to_the_end = 0, b"", False
-        same = _Same(base)
-        for piece in pieces:
-            spans = [(0, 0)] if to_the_end else []  # a secret may end in what is the same again
-            spans += same.others(piece, at)
-            for start, end in self._with_margins(spans, len(piece)):
-                before = tail if start == 0 else b""
-                self._look(before + piece[start:end], at + start - len(before), what)
-            to_the_end = bool(spans) and spans[-1][1] == len(piece)
-            yield piece
-            at += len(piece)
-            tail = (tail + piece)[-self._margin :]
+    def find_beside(self, data: bytes, base: bytes | memoryview, at: int) -> Leak | None:
+        """As `find`, where byte `at` of something nearly equal is about the first of the data's.
+        What is the same there is not looked at: it is for itself."""
+        for start, end in self._with_margins(_others(data, base, at), len(data)):
+            if (found := self.find(data[start:end])) is not None:
+                return Leak(start + found.at, found.what)
+        return None
 
     def _with_margins(self, spans: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-        """Spans that touch once they have their margins are one."""
+        """Spans that touch once they have their margins are one. Both ends of the data are looked
+        at: what they are part of may begin or end elsewhere."""
         found: list[tuple[int, int]] = []
-        for first, last in spans:
-            start, end = max(0, first - self._margin), min(size, last + self._margin)
+        for first, last in ((0, 0), *spans, (size, size)):
+            start, end = max(0, first - self.margin), min(size, last + self.margin)
             if found and start <= found[-1][1]:
                 found[-1] = (found[-1][0], end)
             else:
                 found.append((start, end))
         return found
-
-    def _look(self, data: bytes, at: int, what: str) -> None:
-        for value, name in self._values.items():
-            if (found := data.find(value)) >= 0:
-                raise _leak(what, at + found, f"the value of {name}")
-        for begin, (kind, form) in _FORMS.items():
-            found = data.find(begin)
-            while found >= 0:
-                if re.compile(form).match(data, found):
-                    raise _leak(what, at + found, f"what looks like {kind}")
-                found = data.find(begin, found + 1)
 
 
 def _is_secret(value: str) -> bool:
@@ -98,53 +99,42 @@ def _is_secret(value: str) -> bool:
     )
 
 
-def _leak(what: str, at: int, which: str) -> LeakError:
+def leak_in(name: str, at: int, found: Leak) -> LeakError:
+    """at: of the data that was searched, in what `name` names."""
     return LeakError(
-        f"{what} holds, at byte {at}, {which}: nothing more was published. Whoever can read the "
-        "tree could read it. Take it out of the engine's environment or model and compile again, "
-        "or say AOTCACHE_ALLOW_SECRETS=1 if all who can read may know it"
+        f"{name} holds, at byte {at + found.at}, {found.what}: nothing more was published. Whoever "
+        "can read the tree could read it. Take it out of the engine's environment or model and "
+        "compile again, or say AOTCACHE_ALLOW_SECRETS=1 if all who can read may know it"
     )
 
 
-class _Same:
-    """Where pieces are what a base holds, also after something was put in or left out."""
+def _others(data: bytes, base: bytes | memoryview, at: int) -> Iterator[tuple[int, int]]:
+    """The spans of the data that are not the base's. Ranks' models differ in three bytes here and
+    there, so that only small spans are equal; and where something was put in, the rest is shifted.
+    """
+    shift = at
+    for start in range(0, len(data), _BLOCK):
+        end = min(start + _BLOCK, len(data))
+        if _is_same(data, base, start, end, shift):
+            continue
+        for inner in range(start, end, _SPAN):
+            last = min(inner + _SPAN, end)
+            if not _is_same(data, base, inner, last, shift):
+                yield inner, last
+        shift = _shifted(data[max(start, end - _PROBE) : end], base, end, shift)
 
-    def __init__(self, base: bytes) -> None:
-        self._base = base
-        self._shift = 0
 
-    def others(self, piece: bytes, at: int) -> Iterator[tuple[int, int]]:
-        """The spans of a piece that begins at `at` that are not the base's. Ranks' models differ in
-        three bytes here and there, so that only small spans are equal."""
-        if not self._base:
-            yield 0, len(piece)
-            return
-        for start in range(0, len(piece), _BLOCKS[0]):
-            end = min(start + _BLOCKS[0], len(piece))
-            found = list(self._differ(piece, at, start, end))
-            yield from found
-            if found:
-                self._find(piece[max(start, end - _PROBE) : end], at + end)
+def _is_same(data: bytes, base: bytes | memoryview, start: int, end: int, shift: int) -> bool:
+    there = start + shift
+    return there >= 0 and bytes(base[there : there + end - start]) == data[start:end]
 
-    def _differ(
-        self, piece: bytes, at: int, start: int, end: int, depth: int = 0
-    ) -> Iterator[tuple[int, int]]:
-        there = at + start + self._shift
-        if there >= 0 and self._base[there : there + end - start] == piece[start:end]:
-            return
-        if depth + 1 == len(_BLOCKS):
-            yield start, end
-            return
-        step = _BLOCKS[depth + 1]
-        for inner in range(start, end, step):
-            yield from self._differ(piece, at, inner, min(inner + step, end), depth + 1)
 
-    def _find(self, probe: bytes, end: int) -> None:
-        """How far what follows is shifted, if these last bytes before `end` tell."""
-        here = end - len(probe) + self._shift
-        if self._base[max(0, here) : here + len(probe)] == probe:
-            return
-        near = max(0, here - _BLOCKS[0])
-        found = self._base.find(probe, near, here + _BLOCKS[0] + len(probe))
-        if found >= 0:
-            self._shift = found - (end - len(probe))
+def _shifted(probe: bytes, base: bytes | memoryview, end: int, shift: int) -> int:
+    """How far what follows is shifted, if these last bytes before `end` tell."""
+    here = end - len(probe) + shift
+    near = max(0, here - _BLOCK)
+    around = bytes(base[near : here + _BLOCK + len(probe)]) if here > -_BLOCK else b""
+    if here >= 0 and around[here - near : here - near + len(probe)] == probe:
+        return shift
+    found = around.find(probe)
+    return shift if found < 0 else near + found - (end - len(probe))

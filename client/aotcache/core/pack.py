@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from aotcache.core.leaks import Scanner, leak_in
 from aotcache.errors import NotSettledError, PackError
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import MIN_PREFIX, Frame, PackPlace
@@ -30,6 +31,7 @@ MAX_BLOB = 96 << 20  # bytes of a blob before compression
 PIECE = 128 << 10  # bytes of a frame that are decompressed at a time
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
+_BEFORE = 64 << 10  # bytes of the frame before that a frame is searched together with, at most
 _SLACK = 512 << 10  # bytes on either side of the place that a frame refers to
 
 
@@ -48,7 +50,7 @@ class Prefix:
     def __init__(self, data: bytes | bytearray) -> None:
         self.digest = digest_of(data)
         self.size = len(data)
-        self._data = memoryview(data)
+        self.data = memoryview(data)
 
     def piece(self, start: int, length: int) -> Any:
         """Bytes [start, start + length) as zstd's reference prefix, all of them where length is 0.
@@ -57,7 +59,7 @@ class Prefix:
         if end > self.size:
             raise PackError(f"a frame needs bytes of {self.digest[:12]} that it does not have")
         try:
-            return zstd.ZstdDict(self._data[start:end], is_raw=True).as_prefix
+            return zstd.ZstdDict(self.data[start:end], is_raw=True).as_prefix
         except ValueError as error:  # under 8 bytes
             raise PackError(f"{end - start} bytes of {self.digest[:12]} are no prefix") from error
 
@@ -69,7 +71,8 @@ class Source:
 
     prefix: a blob that is nearly equal, as (digest, reader of its bytes, which may give None): the
     source is then compressed against it, in frames of its own. Of sources that share one and
-    follow each other it is read once. size: at most MAX_BLOB.
+    follow each other it is read once. own_prefix: that blob is among the sources itself. size: at
+    most MAX_BLOB.
     """
 
     digest: str
@@ -78,6 +81,7 @@ class Source:
     name: str
     read: Callable[[], Iterable[bytes]]
     prefix: tuple[str, Callable[[], bytes | None]] | None = None
+    own_prefix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +95,34 @@ class BuiltPack:
 
 @dataclass(slots=True)
 class _RawFrame:
+    """names: of the blobs in it, with their offset in this frame. at, before: where it begins in
+    the first of them, and the bytes that come before that. own_prefix: as of a Source."""
+
     data: bytes
     starts: list[tuple[str, int, int]]  # digest, offset in this frame, size of the whole blob
+    names: list[tuple[int, str]]
+    at: int = 0
+    before: bytes = b""
     prefix: Prefix | None = None
     start: int = 0  # of the piece of the prefix
     length: int = 0
+    own_prefix: bool = False
 
 
-def build_packs(sources: Iterable[Source], publish_id: str) -> Iterator[BuiltPack]:
-    """Pack blobs in the given order. At most a pack and a few frames are in memory.
+def build_packs(
+    sources: Iterable[Source], publish_id: str, scanner: Scanner | None = None
+) -> Iterator[BuiltPack]:
+    """Pack blobs in the given order. At most a pack and a few frames are in memory. scanner: looks
+    for secrets in each frame, before its pack is given.
 
-    Raises NotSettledError when a source's bytes are not those of its digest any more.
+    Raises NotSettledError when a source's bytes are not those of its digest any more, and
+    LeakError.
     """
     frames: list[tuple[Frame, bytes]] = []
     blobs: dict[str, tuple[int, int]] = {}
     stored = raw = 0
     open_end = 0  # where the last blob that was begun ends: a pack is not closed inside a blob
-    for frame, compressed in _compressed(_raw_frames(sources)):
+    for frame, compressed in _compressed(_raw_frames(sources), scanner):
         # What comes before the next place where a pack may be closed, at its longest.
         ahead = max([len(frame.data), *(offset + size for _, offset, size in frame.starts)])
         full = stored >= PACK_STORED or stored + ahead > PACK_LIMIT
@@ -135,14 +150,12 @@ def _close(
 
 
 def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
-    buffer = bytearray()
-    starts: list[tuple[str, int, int]] = []
+    shared = _Shared()
     group: tuple[str, ...] = ()
     held: Prefix | None = None
     for source in sources:
-        if buffer and (source.prefix or source.group != group):
-            yield _RawFrame(bytes(buffer), starts)
-            buffer, starts = bytearray(), []
+        if source.prefix or source.group != group:
+            yield from shared.close()
         group = source.group
         if source.prefix:
             if held is None or held.digest != source.prefix[0]:
@@ -155,19 +168,48 @@ def _raw_frames(sources: Iterable[Source]) -> Iterator[_RawFrame]:
             if held is not None:
                 yield from _against(held, source)
                 continue
-        starts.append((source.digest, len(buffer), source.size))
+        yield from shared.add(source)
+    yield from shared.close()
+
+
+class _Shared:
+    """Frames that blobs share, or that one large blob fills."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self, at: int = 0, before: bytes = b"") -> None:
+        self._buffer = bytearray()
+        self._starts: list[tuple[str, int, int]] = []
+        self._names: list[tuple[int, str]] = []
+        self._at, self._before = at, before
+
+    def _frame(self, size: int) -> _RawFrame:
+        data = bytes(self._buffer[:size])
+        return _RawFrame(data, self._starts, self._names, self._at, self._before)
+
+    def add(self, source: Source) -> Iterator[_RawFrame]:
+        self._starts.append((source.digest, len(self._buffer), source.size))
+        self._names.append((len(self._buffer), source.name))
+        read = 0
         for piece in _checked(source):
-            buffer += piece
-            if len(buffer) >= FRAME_RAW:
-                yield _RawFrame(bytes(buffer[:FRAME_RAW]), starts)
-                del buffer[:FRAME_RAW]
-                starts = []
-        if buffer and not starts:
+            self._buffer += piece
+            read += len(piece)
+            if len(self._buffer) >= FRAME_RAW:
+                frame = self._frame(FRAME_RAW)
+                yield frame
+                rest = self._buffer[FRAME_RAW:]
+                # Of this source all but the rest is in frames now.
+                self._clear(read - len(rest), frame.data[-_BEFORE:])
+                self._buffer, self._names = rest, [(0, source.name)]
+        if self._buffer and not self._starts:
             # The end of a large blob: what comes next begins a frame of its own.
-            yield _RawFrame(bytes(buffer), starts)
-            buffer, starts = bytearray(), []
-    if buffer:
-        yield _RawFrame(bytes(buffer), starts)
+            yield from self.close()
+
+    def close(self) -> Iterator[_RawFrame]:
+        if self._buffer:
+            yield self._frame(len(self._buffer))
+        self._clear()
 
 
 def _checked(source: Source) -> Iterator[bytes]:
@@ -188,15 +230,18 @@ def _against(prefix: Prefix, source: Source) -> Iterator[_RawFrame]:
     """A blob in frames that each refer to about the same place of one that is nearly equal: what
     one has more than the other may lie anywhere before it."""
     shift = prefix.size - source.size
+    names, before = [(0, source.name)], b""
     for number, piece in enumerate(_checked(source)):
         at = number * FRAME_RAW
         start = max(0, at + min(0, shift) - _SLACK)
         end = min(prefix.size, at + len(piece) + max(0, shift) + _SLACK)
         starts = [(source.digest, 0, source.size)] if at == 0 else []
-        if end - start < MIN_PREFIX:
-            yield _RawFrame(piece, starts)
-        else:
-            yield _RawFrame(piece, starts, prefix, start, end - start)
+        frame = _RawFrame(piece, starts, names, at, before)
+        if end - start >= MIN_PREFIX:
+            frame.prefix, frame.start, frame.length = prefix, start, end - start
+            frame.own_prefix = source.own_prefix
+        yield frame
+        before = piece[-_BEFORE:]
 
 
 def _read_prefix(read: Callable[[], bytes | None]) -> Prefix | None:
@@ -204,19 +249,38 @@ def _read_prefix(read: Callable[[], bytes | None]) -> Prefix | None:
     return None if data is None else Prefix(data)
 
 
-def _compressed(frames: Iterable[_RawFrame]) -> Iterator[tuple[_RawFrame, bytes]]:
-    """Compress in threads, in order, a few frames ahead."""
+def _compressed(
+    frames: Iterable[_RawFrame], scanner: Scanner | None
+) -> Iterator[tuple[_RawFrame, bytes]]:
+    """Search and compress in threads, in order, a few frames ahead."""
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="aotcache-zstd") as pool:
         ahead: deque[tuple[_RawFrame, Future[bytes]]] = deque()
         for frame in frames:
-            reference = frame.prefix, frame.start, frame.length
-            ahead.append((frame, pool.submit(compress, frame.data, *reference)))
+            ahead.append((frame, pool.submit(_compress, frame, scanner)))
             if len(ahead) > _WORKERS:
                 done, future = ahead.popleft()
                 yield done, future.result()
         while ahead:
             done, future = ahead.popleft()
             yield done, future.result()
+
+
+def _compress(frame: _RawFrame, scanner: Scanner | None) -> bytes:
+    if scanner is not None:
+        _search(frame, scanner)
+    return compress(frame.data, frame.prefix, frame.start, frame.length)
+
+
+def _search(frame: _RawFrame, scanner: Scanner) -> None:
+    before = frame.before[-scanner.margin :]
+    data = before + frame.data if before else frame.data
+    if frame.prefix is not None and frame.own_prefix:
+        found = scanner.find_beside(data, frame.prefix.data, frame.at - len(before))
+    else:
+        found = scanner.find(data)
+    if found is not None:
+        offset, name = next(n for n in reversed(frame.names) if n[0] <= found.at or n[0] == 0)
+        raise leak_in(name, frame.at - len(before) - offset, found)
 
 
 def compress(data: bytes, prefix: Prefix | None = None, start: int = 0, length: int = 0) -> bytes:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from aotcache.core.leaks import leak_in
 from aotcache.core.places import Places
 from aotcache.core.trust import SIGNED
 from aotcache.errors import (
@@ -239,7 +240,9 @@ class _Publish:
         """What the engine's record says may hold a secret too."""
         if self.site.scanner is not None:
             told = msgspec.structs.replace(said, files=())
-            self.site.scanner.check(msgspec.json.encode(told), f"the record of {self.tree.path}")
+            found = self.site.scanner.find(msgspec.json.encode(told))
+            if found is not None:
+                raise leak_in(f"the record of {self.tree.path}", 0, found)
 
     def _is_own(self, plan: PartPlan) -> bool:
         return plan.taken is None or plan.taken.publish_id == self.journal.publish_id

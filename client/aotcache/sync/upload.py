@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
 
 from aotcache.core.pack import BuiltPack, Source, build_packs
 from aotcache.core.places import Place, Places
@@ -88,7 +86,7 @@ class Uploader:
         # Packing is repeatable: with the publish id kept, a pack that was put just before a kill is
         # found under the same name.
         write_journal(TreeState(self._tree.path), self._journal)
-        for pack in build_packs(sources, self._journal.publish_id):
+        for pack in build_packs(sources, self._journal.publish_id, self._site.scanner):
             self._put(pack)
             put = PutPack(pack.place, pack.blobs)
             self._journal.packs.append(put)
@@ -134,26 +132,29 @@ class Uploader:
 
         # The first rank's model: those of the other ranks differ little from it.
         models = [entry for entry in where.values() if is_model(entry)]
-        first = min(models, key=lambda entry: entry.path, default=None)
-        base = _Base(first.digest, cache(self._reader(first))) if first is not None else None
-        sources = [
-            Source(
-                digest,
-                where[digest].size,
-                tuple(sorted(needed[digest])),
-                f"{self._tree.path}/{where[digest].path}",
-                self._checked(where[digest], base if base and base.digest in needed else None),
-                self._prefix(where[digest], base, places, neighbours),
+        base = min(models, key=lambda entry: entry.path, default=None)
+        sources = []
+        for digest in sorted(needed, key=order):
+            entry, group = where[digest], tuple(sorted(needed[digest]))
+            prefix = self._prefix(entry, base, places, neighbours)
+            sources.append(
+                Source(
+                    digest,
+                    entry.size,
+                    group,
+                    f"{self._tree.path}/{entry.path}",
+                    self._reader(entry),
+                    prefix,
+                    own_prefix=prefix is not None and prefix[0] in needed,
+                )
             )
-            for digest in sorted(needed, key=order)
-        ]
         # What has frames of its own comes after what shares them, so that it cuts none short.
         return sorted(sources, key=lambda source: (source.group, source.prefix is not None))
 
     def _prefix(
         self,
         entry: FileEntry,
-        base: _Base | None,
+        base: FileEntry | None,
         places: Places,
         neighbours: Neighbours,
     ) -> tuple[str, Callable[[], bytes | None]] | None:
@@ -163,32 +164,11 @@ class Uploader:
         place = places.by_digest.get(base.digest)
         if entry.digest == base.digest or (place is not None and places.prefixes_of(place)):
             return None  # a prefix must not need one itself
-        return base.digest, base.read
+        read = self._reader(base)
+        return base.digest, lambda: b"".join(read())
 
-    def _checked(self, entry: FileEntry, base: _Base | None) -> Callable[[], Iterator[bytes]]:
-        """Its pieces, once they are searched for secrets. base: is itself."""
-        scanner = self._site.scanner
-
-        def read() -> Iterator[bytes]:
-            pieces = read_pieces(self._tree, entry.path, entry.size)
-            if scanner is None:
-                return pieces
-            near = base is not None and is_model(entry) and entry.digest != base.digest
-            what = f"{self._tree.path}/{entry.path}"
-            return scanner.checked(pieces, what, base.read() if near and base else b"")
-
-        return read
-
-    def _reader(self, entry: FileEntry) -> Callable[[], bytes]:
-        return lambda: b"".join(read_pieces(self._tree, entry.path, entry.size))
-
-
-@dataclass(frozen=True, slots=True)
-class _Base:
-    """A model that others are compared with. read: gives all of it, and keeps it."""
-
-    digest: str
-    read: Callable[[], bytes]
+    def _reader(self, entry: FileEntry) -> Callable[[], Iterator[bytes]]:
+        return lambda: read_pieces(self._tree, entry.path, entry.size)
 
 
 def _add(places: Places, put: PutPack) -> None:

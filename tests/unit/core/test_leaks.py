@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aotcache.core.leaks import Scanner
+from aotcache.core.leaks import Leak, Scanner, leak_in
+from aotcache.core.pack import FRAME_RAW, Source, build_packs, digest_of, in_pieces
 from aotcache.errors import LeakError
 
 SECRET = "correct-horse-battery"
@@ -18,16 +20,36 @@ SIZE = 300_000
 BASE = random.Random(1).randbytes(SIZE)
 
 
-def in_pieces(data: bytes, size: int) -> list[bytes]:
-    return [data[at : at + size] for at in range(0, len(data), size)]
-
-
-def found(data: bytes, *, size: int = 1 << 20, base: bytes = b"", **environ: str) -> str:
+def found(data: bytes, **environ: str) -> str:
     """What is said; empty: nothing."""
-    scanner = Scanner(environ or ENVIRON)
-    pieces = in_pieces(data, size)
+    leak = Scanner(environ or ENVIRON).find(data)
+    return "" if leak is None else str(leak_in("tree/model", 0, leak))
+
+
+def beside(data: bytes, base: bytes, at: int = 0) -> int:
+    """Where it is found."""
+    leak = Scanner(ENVIRON).find_beside(data, memoryview(base), at)
+    return -1 if leak is None else leak.at
+
+
+def packed(*contents: bytes, near: bool = False) -> str:
+    """What a publisher of these blobs is told; empty: nothing. near: the others are compressed
+    against the first."""
+    first = digest_of(contents[0])
+    sources = [
+        Source(
+            digest_of(data),
+            len(data),
+            ("shared",),
+            f"tree/{number}",
+            partial(in_pieces, data),
+            (first, lambda: contents[0]) if near and number else None,
+            own_prefix=near,
+        )
+        for number, data in enumerate(contents)
+    ]
     try:
-        assert list(scanner.checked(iter(pieces), "tree/model", base)) == pieces
+        list(build_packs(sources, "5" * 32, Scanner(ENVIRON)))
     except LeakError as error:
         return str(error)
     return ""
@@ -91,35 +113,58 @@ def test_variables_that_hold_secrets(name: str, value: str, *, is_secret: bool) 
     assert value not in said
 
 
-@given(st.integers(0, SIZE), st.integers(1000, 1 << 17), st.booleans())
-def test_wherever_it_lies(at: int, size: int, near: bool) -> None:
-    """Across pieces, and where all around it is what the base holds."""
+@given(st.integers(0, SIZE))
+def test_wherever_it_lies_in_what_is_the_same(at: int) -> None:
+    """What comes after it is shifted, and found again."""
     data = BASE[:at] + SECRET.encode() + BASE[at:]
-    said = found(data, size=size, base=BASE if near else b"")
-    assert f"at byte {at}, the value of MY_API_KEY" in said
+    assert beside(data, BASE) == at
+    assert beside(BASE, BASE) == -1
 
 
-@given(st.integers(0, SIZE - 30), st.integers(1, 20), st.integers(1000, 1 << 17))
-def test_one_that_ends_in_what_is_the_same(at: int, cut: int, size: int) -> None:
-    """Half of it is the base's own."""
+@given(st.integers(0, SIZE - 30), st.integers(1, 20))
+def test_one_half_of_which_is_the_bases(at: int, cut: int) -> None:
     secret = SECRET.encode()
-    base = BASE[:at] + b"?" * cut + secret[cut:] + BASE[at:]
     data = BASE[:at] + secret + BASE[at:]
-    assert f"at byte {at}" in found(data, size=size, base=base)
+    assert beside(data, BASE[:at] + b"?" * cut + secret[cut:] + BASE[at:]) == at
+    kept = len(secret) - cut
+    assert beside(data, BASE[:at] + secret[:kept] + b"?" * cut + BASE[at:]) == at
+
+
+@given(st.integers(-200_000, SIZE), st.integers(0, 400_000))
+def test_any_place_of_the_base_may_be_said(at: int, length: int) -> None:
+    """Also one that is wrong, or not there."""
+    data = (BASE * 2)[:length] + SECRET.encode()
+    assert beside(data, BASE, at) == length
 
 
 def test_little_is_looked_at_where_a_base_holds_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    look = Scanner._look
-    monkeypatch.setattr(
-        Scanner,
-        "_look",
-        lambda self, data, at, what: (seen.append(len(data)), look(self, data, at, what))[1],
-    )
+    find = Scanner.find
+
+    def counted(self: Scanner, data: bytes) -> Leak | None:
+        seen.append(len(data))
+        return find(self, data)
+
+    monkeypatch.setattr(Scanner, "find", counted)
     base = os.urandom(8 << 20)
     data = base[:1_000_000] + b"something put in" + base[1_000_000:5_000_000] + base[5_000_100:]
-    assert found(data, base=base) == ""
-    assert sum(seen) < 600_000
+    assert beside(data, base) == -1
+    assert sum(seen) < 300_000
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("at", [0, 5_000, FRAME_RAW - 10, FRAME_RAW, FRAME_RAW + 70_000])
+def test_across_the_frames_of_a_large_blob(at: int, *, near: bool) -> None:
+    large = random.Random(2).randbytes(FRAME_RAW + 300_000)
+    changed = large[:at] + SECRET.encode() + large[at:]
+    said = packed(large, changed, near=near)
+    assert said.startswith(f"tree/1 holds, at byte {at}, the value of MY_API_KEY")
+    assert packed(large, large[:at] + b"nothing" + large[at:], near=near) == ""
+
+
+def test_among_small_blobs_the_right_one_is_named() -> None:
+    blobs = [b"a" * 1000, b"b" * 500 + SECRET.encode(), b"c" * 1000]
+    assert packed(*blobs).startswith("tree/1 holds, at byte 500, ")
 
 
 def test_values_that_are_no_text() -> None:
