@@ -273,14 +273,15 @@ def _compress(frame: _RawFrame, scanner: Scanner | None) -> bytes:
 
 def _search(frame: _RawFrame, scanner: Scanner) -> None:
     before = frame.before[-scanner.margin :]
-    data = before + frame.data if before else frame.data
+    if before and (found := scanner.find(before + frame.data[: scanner.margin])) is not None:
+        raise leak_in(frame.names[0][1], frame.at - len(before), found)
     if frame.prefix is not None and frame.own_prefix:
-        found = scanner.find_beside(data, frame.prefix.data, frame.at - len(before))
+        found = scanner.find_beside(frame.data, frame.prefix.data, frame.at)
     else:
-        found = scanner.find(data)
+        found = scanner.find(frame.data)
     if found is not None:
-        offset, name = next(n for n in reversed(frame.names) if n[0] <= found.at or n[0] == 0)
-        raise leak_in(name, frame.at - len(before) - offset, found)
+        offset, name = next(n for n in reversed(frame.names) if n[0] <= found.at)
+        raise leak_in(name, frame.at - offset, found)
 
 
 def compress(data: bytes, prefix: Prefix | None = None, start: int = 0, length: int = 0) -> bytes:

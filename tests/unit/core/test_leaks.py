@@ -60,11 +60,8 @@ def packed(*contents: bytes, near: bool = False) -> str:
     [
         ("hf_" + "a1B" * 11 + "c", "a Hugging Face token"),
         ("AKIA" + "ABCDEFGH12345678", "an AWS access key"),
-        ("ASIA" + "ABCDEFGH12345678", "an AWS access key"),
         ("ghp_" + "x" * 36, "a GitHub token"),
         ("github_pat_" + "x" * 70, "a GitHub token"),
-        ("glpat-" + "x" * 20, "a GitLab token"),
-        ("nvapi-" + "x" * 64, "an NVIDIA token"),
         ("sk-" + "x" * 48, "an API key"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key"),
         ("-----BEGIN PRIVATE KEY-----", "a private key"),
