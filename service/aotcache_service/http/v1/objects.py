@@ -121,7 +121,7 @@ async def get_object(
     "/objects/{key:path}",
     status_code=204,
     openapi_extra=_BODY,
-    responses=problems(400, 408, 409, 411, 413),
+    responses=problems(400, 404, 408, 409, 411, 413),
 )
 async def put_object(
     key: str, request: Request, context: ContextDep, caller: CallerDep
@@ -143,7 +143,7 @@ async def put_object(
     return Response(status_code=204)
 
 
-@router.delete("/objects/{key:path}", status_code=204, responses=problems(400, 409))
+@router.delete("/objects/{key:path}", status_code=204, responses=problems(400, 404, 409))
 async def delete_object(key: str, context: ContextDep, caller: CallerDep) -> None:
     """Delete a pack or manifest that the index does not know; not an error when there is none."""
     caller.require(PUBLISH, _namespace(key))
