@@ -29,7 +29,7 @@ _FORMS: dict[bytes, tuple[str, bytes]] = {
     b"aotc_": ("a token of aotcache", rb"aotc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"),
 }
 _LONGEST = 96  # bytes by which each of these forms is known
-_BLOCKS, _PROBE = (64 << 10, 2 << 10, 256), 64
+_BLOCK, _SPAN, _PROBE = 64 << 10, 256, 64
 
 
 class Leak(NamedTuple):
@@ -106,45 +106,43 @@ def leak_in(name: str, at: int, found: Leak) -> LeakError:
 
 
 def _others(data: bytes, base: bytes | memoryview, at: int) -> Iterator[tuple[int, int]]:
-    """The spans of the data that are not the base's. Ranks' models differ in three bytes here and
-    there, so that only small spans are equal; and where something was put in, the rest is shifted.
-    """
+    """Spans that cover what of the data is not the base's. Ranks' models differ in three bytes here
+    and there; and where something was put in, the rest is shifted."""
     shift = at
-    for start, end in _blocks(0, len(data), _BLOCKS[0]):
-        found = list(_differing(data, base, start, end, shift, _BLOCKS))
-        yield from found
-        if found:
-            shift = _shifted(data[max(start, end - _PROBE) : end], base, end, shift)
-
-
-def _blocks(start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
-    return ((at, min(at + size, end)) for at in range(start, end, size))
+    for start in range(0, len(data), _BLOCK):
+        end = min(start + _BLOCK, len(data))
+        if _is_same(data, base, start, end, shift):
+            continue
+        yield from _differing(data, base, start, end, shift)
+        shift = _shifted(data[max(start, end - _PROBE) : end], base, end, shift)
 
 
 def _differing(
-    data: bytes,
-    base: bytes | memoryview,
-    start: int,
-    end: int,
-    shift: int,
-    sizes: tuple[int, ...],
+    data: bytes, base: bytes | memoryview, start: int, end: int, shift: int
 ) -> Iterator[tuple[int, int]]:
-    """Spans of the last of these sizes, looked for in those of the sizes before."""
+    """The first span that differs, by halving, and then the next."""
+    while start < end and not _is_same(data, base, start, end, shift):
+        last = end
+        while last - start > _SPAN:
+            middle = (start + last) // 2
+            if _is_same(data, base, start, middle, shift):
+                start = middle
+            else:
+                last = middle
+        yield start, last
+        start = last
+
+
+def _is_same(data: bytes, base: bytes | memoryview, start: int, end: int, shift: int) -> bool:
     there = start + shift
-    if there >= 0 and bytes(base[there : there + end - start]) == data[start:end]:
-        return
-    if len(sizes) == 1:
-        yield start, end
-        return
-    for first, last in _blocks(start, end, sizes[1]):
-        yield from _differing(data, base, first, last, shift, sizes[1:])
+    return there >= 0 and bytes(base[there : there + end - start]) == data[start:end]
 
 
 def _shifted(probe: bytes, base: bytes | memoryview, end: int, shift: int) -> int:
     """How far what follows is shifted, if these last bytes before `end` tell."""
     here = end - len(probe) + shift
-    near = max(0, here - _BLOCKS[0])
-    around = bytes(base[near : max(near, here + _BLOCKS[0] + len(probe))])
+    near = max(0, here - _BLOCK)
+    around = bytes(base[near : max(near, here + _BLOCK + len(probe))])
     if here >= 0 and around[here - near : here - near + len(probe)] == probe:
         return shift
     found = around.find(probe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from dataclasses import dataclass
 
 from aotcache.core.places import Places
 from aotcache.errors import GenerationTakenError, ManifestError, ObjectExistsError, TrustError
@@ -27,12 +28,21 @@ logger = logging.getLogger(__name__)
 _WORTH = 8 << 10  # bytes of a statement that others are written against
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A statement, and its section; base: what that is written against."""
+
+    statement: Statement
+    section: bytes
+    base: Base | None
+
+
 def put_manifest(
-    site: Site, session: PublishSession, plan: PartPlan, statement: Statement, places: Places
+    site: Site, session: PublishSession, plan: PartPlan, written: Written, places: Places
 ) -> None:
     """Put a plan's manifest; where there is one of its name, accept that one instead. One that
     cannot be accepted would keep its part from everybody for ever: it is deleted."""
-    base, statement_bytes = _written(statement, plan.previous)
+    statement, statement_bytes, base = written.statement, written.section, written.base
     on_base = base is not None
     signatures = (site.signer.sign(statement_bytes, on_base=on_base),) if site.signer else ()
     sizes = {entry.digest: entry.size for entry in statement.files}
@@ -57,16 +67,16 @@ def put_manifest(
     raise GenerationTakenError(f"{plan.manifest_key} is put by somebody this node does not trust")
 
 
-def _written(statement: Statement, previous: Manifest | None) -> tuple[Base | None, bytes]:
-    """The statement's section, against the one that the newest generation has or is, if that makes
-    it smaller by what another request is worth to a reader."""
+def write(statement: Statement, previous: Manifest | None) -> Written:
+    """Against the statement that the newest generation has or is, if that makes it smaller by what
+    another request is worth to a reader."""
     if previous is not None:
         base = previous.base or Base(previous.statement.generation, previous.statement_bytes)
         if len(base.statement) >= _WORTH:
             grown = encode_statement(statement, base)
             if len(grown) <= len(base.statement) // 2:
-                return base, grown
-    return None, encode_statement(statement)
+                return Written(statement, grown, base)
+    return Written(statement, encode_statement(statement), None)
 
 
 def statement_of(identity: Identity, key: TreeKey, plan: PartPlan, publish_id: str) -> Statement:

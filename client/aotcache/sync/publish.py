@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
@@ -29,10 +29,10 @@ from aotcache.errors import (
 from aotcache.local.journal import Journal, drop_journal, read_journal
 from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
-from aotcache.protocol.manifest import FileEntry, Manifest, Statement, encode_whole
+from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.v1.publish import OpenSession, PartState
-from aotcache.sync.announce import put_manifest, statement_of
+from aotcache.sync.announce import Written, put_manifest, statement_of, write
 from aotcache.sync.describe import describe
 from aotcache.sync.identity import Identity
 from aotcache.sync.neighbours import Neighbours
@@ -216,16 +216,16 @@ class _Publish:
             places.add_manifest(manifest)
         self.uploader.known(places)
         neighbours = Neighbours(self.site, self.key.namespace, session.neighbours, places)
-        self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)
-        self.session.renew()
-
-        def put(plan: PartPlan) -> None:
-            said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
-            self._check(said)
-            put_manifest(self.site, self.session, plan, said, places)
-
         with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
-            list(pool.map(put, plans))
+            # Where the bytes lie is in another section: this one is written meanwhile.
+            written = [pool.submit(self._write, plan) for plan in plans]
+            self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)
+            self.session.renew()
+
+            def put(plan: PartPlan, statement: Future[Written]) -> None:
+                put_manifest(self.site, self.session, plan, statement.result(), places)
+
+            list(pool.map(put, plans, written))
         # Also what was taken: its publisher may have died before its commit.
         refused = self.session.commit([plan.manifest_key for plan in plans])
         self._note_committed([plan for plan in plans if plan.manifest_key not in refused])
@@ -236,13 +236,15 @@ class _Publish:
                 raise refused[plan.manifest_key]
         return not refused and all(plan.taken is None for plan in plans)
 
-    def _check(self, said: Statement) -> None:
-        """What the engine's record says may hold a secret too."""
+    def _write(self, plan: PartPlan) -> Written:
+        """What the engine's record says may hold a secret too. Raises LeakError."""
+        said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
         if self.site.scanner is not None:
             told = msgspec.structs.replace(said, files=())
             found = self.site.scanner.find(msgspec.json.encode(told))
             if found is not None:
                 raise leak_in(f"the record of {self.tree.path}", 0, found)
+        return write(said, plan.previous)
 
     def _is_own(self, plan: PartPlan) -> bool:
         return plan.taken is None or plan.taken.publish_id == self.journal.publish_id
