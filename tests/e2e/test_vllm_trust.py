@@ -12,6 +12,7 @@ from aotcache.local.records import read_records, write_record
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
 from support.site import aotcache, run
+from support.vllm import start
 from support.vllm_site import PublishedStart, eventually, plugin_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -56,7 +57,7 @@ def test_a_secret_of_the_engines_environment_is_not_published(
     (tree / "inductor_cache" / "zz" / "czz.py").write_text(f"# {secret}\n")
     with run(tmp_path / "service") as service:
         env = {**plugin_env(service, publishes=True, headers=True), "REGISTRY_PASSWORD": secret}
-        started = vllm_published.fresh(root, env=env)
+        started = start(root, env=env)
         assert started.exit_code == 0, started.log[-5000:]
         log = root / ".aotcache" / "publisher.log"
         said = eventually(
