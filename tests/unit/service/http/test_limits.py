@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
+
 import pytest
 
 from aotcache.errors import RateLimitedError
-from aotcache_service.http.limits import BURST_SECONDS, RateLimit
+from aotcache_service.http.limits import BURST_SECONDS, RateLimit, Uploads
 
 
 class Clock:
@@ -52,3 +55,41 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(20_000):
         limit.take(str(number))
     assert len(limit._left) == 10_000
+
+
+async def _has_a_place(uploads: Uploads, token: str, held: AsyncExitStack) -> bool:
+    place = asyncio.ensure_future(held.enter_async_context(uploads.place(token)))
+    await asyncio.sleep(0.02)
+    if not place.done():
+        place.cancel()
+    return place.done() and not place.cancelled()
+
+
+def test_one_token_has_half_of_the_uploads() -> None:
+    async def main() -> None:
+        uploads = Uploads(4)
+        async with AsyncExitStack() as held:
+            assert [await _has_a_place(uploads, "a", held) for _ in range(3)] == [True, True, False]
+            assert [await _has_a_place(uploads, "b", held) for _ in range(3)] == [True, True, False]
+            assert not await _has_a_place(uploads, "", held)
+        async with AsyncExitStack() as held:
+            # Nobody's: where there are no tokens.
+            assert [await _has_a_place(uploads, "", held) for _ in range(5)] == [True] * 4 + [False]
+
+    asyncio.run(main())
+
+
+def test_who_waits_comes_when_somebody_ends() -> None:
+    async def main() -> None:
+        uploads = Uploads(1)
+        order = []
+
+        async def upload(name: str) -> None:
+            async with uploads.place("a"):
+                order.append(name)
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(upload(name) for name in "xyz"))
+        assert order == ["x", "y", "z"]
+
+    asyncio.run(main())

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from aotcache.protocol.names import new_publish_id, pack_key
 from aotcache.storage import open_store
-from aotcache_service.http.context import Context
+from aotcache_service.http.context import UPLOADS, Context
 from aotcache_service.http.v1 import objects
 from aotcache_service.settings import ServiceSettings
 from support.service import run_service
@@ -162,3 +162,25 @@ def test_many_uploads_at_once(settings: ServiceSettings) -> None:
         with ThreadPoolExecutor(20) as pool:
             assert set(pool.map(send, bodies)) == {204}
         assert len(client.get("/v1/objects").json()["objects"]) == 20
+
+
+def test_a_body_that_stops_is_given_up(
+    settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends nothing keeps no place from others."""
+    monkeypatch.setattr(objects, "SILENT_SECONDS", 0.2)
+    path = f"/v1/objects/{pack_of(BODY)}"
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    with run_service(settings) as url:
+        host, port = url.removeprefix("http://").split(":")
+        silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(UPLOADS)]
+        try:
+            for one in silent:
+                one.sendall(head.encode() + BODY[:3])
+            answer = httpx2.put(f"{url}/v1/objects/{pack_of(b'x')}", content=b"x", timeout=30)
+            assert answer.status_code == 204
+            for one in silent:
+                assert one.recv(4096).startswith(b"HTTP/1.1 408 ")
+        finally:
+            for one in silent:
+                one.close()
