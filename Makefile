@@ -106,11 +106,12 @@ lint: env ## check style, types and import rules
 LOCK := deploy/requirements.lock
 
 lock: env ## resolve what the service's image installs, with hashes
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 		--extra service --extra postgres --output-file $(LOCK) pyproject.toml
 
 audit: env ## ask PyPI for known vulnerabilities of what the lock file names
+	$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
 
 demo: env packages ## show the whole way on this machine: compile, publish, pull, start warm
