@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if sys.version_info < (3, 11):
     pytest.skip("tomllib came with Python 3.11", allow_module_level=True)
@@ -26,6 +27,6 @@ def test_the_lock_fits_our_ranges() -> None:
     for requirement in map(Requirement, wanted):
         if requirement.name == "aotcache":
             continue
-        assert locked[requirement.name.lower()] in requirement.specifier, requirement
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement
     blocks = re.split(r"\n(?=[a-z])", text)
     assert all("--hash=sha256:" in block for block in blocks if "==" in block.split("\n")[0])
