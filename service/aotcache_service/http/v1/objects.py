@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import shutil
 from collections.abc import AsyncIterator
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from aotcache.errors import InvalidNameError, PackError
+from aotcache.errors import InvalidNameError, PackError, StorageUnavailableError
 from aotcache.protocol.names import (
     check_namespace,
     check_object_key,
@@ -37,6 +39,7 @@ MAX_PAGE = 1000
 MAX_BODY = 128 << 20
 UPLOAD_SECONDS = 600
 SILENT_SECONDS = 30  # after which a body that stopped is given up
+RESERVE = 512 << 20  # bytes, or a 20th of a small disk, that uploads leave free
 PIECE = 4 << 20  # bytes of an object held at a time for each download
 BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
@@ -134,7 +137,7 @@ async def put_object(
         async with context.uploads.place(caller.token):
             body = _read_body(request, length)
             data, digest = await asyncio.wait_for(body, UPLOAD_SECONDS)
-            await context.in_storage(_put, context.store, key, data, digest)
+            await context.in_storage(_put, context, key, data, digest)
     except asyncio.TimeoutError as error:
         why = f"no byte for {SILENT_SECONDS} s, or over {UPLOAD_SECONDS} s in all"
         raise HTTPException(408, f"{key}: the body stopped ({why}): put it again") from error
@@ -206,12 +209,27 @@ async def _read_body(request: Request, length: int) -> tuple[bytearray, str]:
     return data, digest.hexdigest()
 
 
-def _put(store: ObjectStore, key: str, data: bytearray, digest: str) -> None:
+def _put(context: Context, key: str, data: bytearray, digest: str) -> None:
+    store = context.store
+    _require_room(context.settings.storage_directory, len(data))
     if _check_kind(key) == "trees":
         check_manifest(store, key, bytes(data))
     elif not key.rpartition("/")[2].startswith(f"{digest}-"):
         raise PackError(f"{key}: the body's SHA-256 is {digest[:12]}…: it was damaged on its way")
     store.put(key, memoryview(data))
+
+
+def _require_room(directory: Path | None, size: int) -> None:
+    """Publishers may fill the disk, but not so that the index and everything beside it stop. None:
+    it is not this machine's."""
+    if directory is None or not directory.exists():
+        return
+    found = shutil.disk_usage(directory)
+    if found.free - size < min(RESERVE, found.total // 20):
+        raise StorageUnavailableError(
+            f"the service's disk has {found.free} bytes left: nothing more is stored; delete trees "
+            "(`aotcache rm`) or give it a larger one"
+        )
 
 
 async def _pieces(context: Context, key: str, start: int, end: int) -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -184,3 +185,18 @@ def test_a_body_that_stops_is_given_up(
         finally:
             for one in silent:
                 one.close()
+
+
+def test_uploads_leave_room_on_the_disk(
+    client: TestClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = context.settings.storage_directory
+    assert directory is not None
+    put(client)  # from now on there is one
+    total = 100 << 30
+    for free, status in ((objects.RESERVE + 10, 503), (objects.RESERVE + (1 << 20), 204)):
+        found = shutil._ntuple_diskusage(total, total - free, free)  # type: ignore[attr-defined]
+        monkeypatch.setattr(objects.shutil, "disk_usage", lambda _, found=found: found)
+        body = os.urandom(1000)
+        answer = client.put(f"/v1/objects/{pack_of(body)}", content=body)
+        assert answer.status_code == status, answer.text
