@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from . import samples
-from .run import inputs
+from .run import CORPUS, inputs
 from .targets import TARGETS
 
 
@@ -20,3 +20,11 @@ def test_what_is_good_is_taken() -> None:
     assert TARGETS["manifest"](good)
     assert TARGETS["pack"](packed)
     assert TARGETS["pull"](good)
+
+
+def test_nothing_of_the_corpus_is_installed_but_what_is_good() -> None:
+    """Each file is named after what is wrong with it."""
+    taken = [
+        path.name for path in (CORPUS / "pull").iterdir() if TARGETS["pull"](path.read_bytes())
+    ]
+    assert taken == ["good"]
