@@ -19,7 +19,8 @@ from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import EngineRecord, TreeUsed
 from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.protocol.v1.recipes import RecipeLookup
-from aotcache.sync.pull import CRASHED_HERE, Pulled
+from aotcache.sync.pull import Pulled
+from aotcache.sync.refusals import CRASHED_HERE
 from aotcache.sync.together import pull_recipe, pull_together
 from support.site import publish_tree
 from support.small import Here, add, small_tree
