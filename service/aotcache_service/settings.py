@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -44,6 +45,14 @@ class ServiceSettings:
         self.data_dir = self.data_dir.absolute()
         self.storage_url = self.storage_url or (self.data_dir / "objects").as_uri()
         self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'index.sqlite3'}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def storage_directory(self) -> Path | None:

@@ -8,7 +8,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from aotcache.errors import NotFoundError, StorageUnavailableError, TrustError
+from aotcache.errors import (
+    ManifestError,
+    NotFoundError,
+    StorageUnavailableError,
+    TrustError,
+)
 from aotcache.protocol.manifest import encode_manifest, encode_statement
 from aotcache.protocol.names import VLLM_AOT, TreeKey, pack_key, parse_manifest_key
 from aotcache.protocol.sections import Signature
@@ -17,9 +22,12 @@ from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.protocol.v1.outcomes import OTHER_SOURCE, Outcome
 from aotcache.protocol.v1.quarantine import Release
 from aotcache.storage import ObjectStore
+from aotcache_service.auth import READ
 from aotcache_service.index import lookup as lookups
+from aotcache_service.index import tokens
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
+from aotcache_service.index.models import TokenRow
 from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.reindex import reindex
@@ -49,10 +57,20 @@ def look_up(database: Database, *parts: str) -> Hit | Miss:
     return found if isinstance(found, Miss) else found.hit
 
 
+def tokens_of(database: Database, names: str = "abcdef") -> None:
+    """These tokens are good ones."""
+    with database.write() as db:
+        for name in names:
+            if db.get(TokenRow, name) is None:
+                about = {"digest": "", "name": "", "scope": READ, "namespaces": ["*"]}
+                db.add(TokenRow(id=name, created=0, expires=0, revoked=0, **about))
+
+
 def tell(
     database: Database, store: ObjectStore, *said: tuple[str, str, str], generation: int = 1
 ) -> None:
     """said: token, node, outcome."""
+    tokens_of(database, "".join({token for token, _, _ in said}))
     for token, node, outcome in said:
         about = replace(CRASH, node=node, outcome=outcome, generation=generation)
         quarantine.tell(database, store, about, token=token, nodes=NODES, now=NOW)
@@ -132,6 +150,7 @@ def test_a_node_that_loaded_it_once_and_fails_now_counts_as_it_is_now(
 def test_another_build_of_the_engine_is_no_fault_of_the_part(
     database: Database, store: ObjectStore
 ) -> None:
+    tokens_of(database)
     for token in "abcdef":
         about = replace(
             CRASH, node=token, outcome="load_failed", reason=f"RuntimeError: {OTHER_SOURCE} since"
@@ -150,6 +169,30 @@ def test_without_tokens_nodes_are_enough_and_zero_is_never(
     assert not is_quarantined(database)
     tell(database, store, *(("", node, "crashed") for node in "abc"))
     assert is_quarantined(database)
+
+
+@pytest.mark.usefixtures("stored")
+def test_words_of_a_token_that_is_revoked_do_not_count(
+    database: Database, store: ObjectStore
+) -> None:
+    tell(database, store, ("a", "n1", "crashed"), ("a", "n2", "crashed"), ("a", "n0", "loaded"))
+    with database.write() as db:
+        tokens.revoke(db, "a", NOW)
+    tell(database, store, ("b", "n3", "crashed"))
+    assert not is_quarantined(database)
+    tell(database, store, ("b", "n4", "crashed"), ("c", "n5", "crashed"))
+    assert is_quarantined(database)
+
+
+@pytest.mark.usefixtures("stored")
+def test_what_nodes_tell_is_one_printable_line(database: Database, store: ObjectStore) -> None:
+    for node in "abc":
+        about = replace(CRASH, node=f"{node}\x1b[31m", reason="a\nWARNING forged\r\u202e")
+        quarantine.tell(database, store, about, token="", nodes=NODES, now=NOW)
+    found = look_up(database, RANK)
+    assert isinstance(found, Miss)
+    assert found.reason == "quarantined"
+    assert found.message.isprintable()
 
 
 def fail(database: Database, store: ObjectStore, generation: int = 1) -> None:
@@ -173,12 +216,29 @@ def test_a_replacement_is_published_and_served(database: Database, store: Object
     found = look_up(database, RANK)
     assert isinstance(found, Hit)
     assert found.parts[0].generation == 2
+    assert quarantine.listed(database, None).parts == ()
     # What is told late of the one before does not count for it.
     tell(database, store, *(("cd"[n % 2], f"m{n}", "crashed") for n in range(6)), generation=1)
     assert not is_quarantined(database)
     fail(database, store, generation=2)
     assert is_quarantined(database)
     assert begin(database, store, parts=(RANK,)).parts[0].next_generation == 3
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_same_model_is_no_replacement(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    """Its publisher still has it, and would publish it again at once."""
+    fail(database, store)
+    with pytest.raises(ManifestError, match="holds what nodes failed with: nothing was committed"):
+        publish(database, store, b"model", part=RANK, generation=2)
+    assert is_quarantined(database)
+    # A rebuild finds what was put, and does not serve it either.
+    rebuilt = new_database()
+    reindex(rebuilt, store)
+    assert is_quarantined(rebuilt)
+    assert quarantine.listed(rebuilt, None).parts[0].generation == 1
 
 
 @pytest.mark.usefixtures("stored")
@@ -219,6 +279,7 @@ def test_a_deleted_part_is_not_quarantined_any_more(database: Database, store: O
 def test_a_tree_of_which_all_is_quarantined_is_not_listed(
     database: Database, store: ObjectStore
 ) -> None:
+    tokens_of(database)
     for part in (RANK, "shared"):
         for token, node in ("a1", "b2", "a3"):
             about = replace(CRASH, part=part, node=node)
@@ -302,24 +363,25 @@ def test_a_revoked_key_takes_exactly_its_parts(database: Database, store: Object
     both = sign(database, store, b"3", TWO, ONE, part=RANK)
     unsigned = sign(database, store, b"4", part="rank_1_0-d1")
     elsewhere = sign(database, store, b"5", TWO, namespace="team")
-    assert revoke_key(database, store, RevokeKey(key=TWO)).manifests == (gone,)
+    # A name beside it may be made up: the service verifies no signature.
+    assert revoke_key(database, store, RevokeKey(key=TWO)).manifests == (gone, both)
     assert revoke_key(database, store, RevokeKey(key=TWO)).manifests == ()
     found = look_up(database)
     assert isinstance(found, Hit)
-    assert {part.manifest for part in found.parts} == {kept, both, unsigned}
+    assert {part.manifest for part in found.parts} == {kept, unsigned}
     with database.read() as db:
         assert [tree.namespace for tree in list_trees(db, Filter()).trees] == ["team", "default"]
     assert parse_manifest_key(elsewhere).tree.namespace == "team"
     # The number is used up, the generation before it is the one to build on.
     (state,) = begin(database, store).parts
     assert (state.generation, state.next_generation) == (1, 3)
-    # And when the other one goes too, so does what both signed.
-    assert set(revoke_key(database, store, RevokeKey(key=ONE)).manifests) == {kept, both}
+    assert revoke_key(database, store, RevokeKey(key=ONE)).manifests == (kept,)
 
 
 def test_what_a_revoked_key_signs_later_is_refused(database: Database, store: ObjectStore) -> None:
     revoke_key(database, store, RevokeKey(key=TWO))
-    with pytest.raises(TrustError, match=f"signed by {TWO}, which is revoked here"):
-        sign(database, store, b"x", TWO)
-    sign(database, store, b"y", TWO, ONE, part=RANK)
-    assert isinstance(look_up(database, RANK), Hit)
+    for part, signers in (("shared", (TWO,)), (RANK, (ONE, TWO))):
+        with pytest.raises(TrustError, match=f"signed by {TWO}, which is revoked here"):
+            sign(database, store, b"x", *signers, part=part)
+    sign(database, store, b"y", ONE, part="rank_1_0-d1")
+    assert isinstance(look_up(database, "rank_1_0-d1"), Hit)

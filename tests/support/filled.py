@@ -130,6 +130,7 @@ def _quarantine(number: int) -> Row:
         "platform_id": PLATFORMS[0].id,
         "part": "shared",
         "generation": 1,
+        "content": "",
         "reason": "n1: crashed",
         "since": FIRST_DAY,
     }
@@ -218,6 +219,7 @@ def _parts(number: int) -> Iterator[Row]:
                 "expected_parts": _texts(names),
                 "trees": used,
                 "withheld": "",
+                "content": "",
             }
 
 

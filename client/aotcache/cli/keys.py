@@ -129,13 +129,14 @@ def revoke(
     from aotcache.protocol.v1.keys import RevokeKey
 
     check_key_id(key_id)
+    manifests: tuple[str, ...] = ()
+    if stored:
+        # First: the file may not be ours to write, as a mounted one is not.
+        asked = RevokeKey(key=key_id, namespace=namespace)
+        manifests = options.index_at(url, token_file).revoke_key(asked).manifests
     path, known = _file_of(trusted_keys)
     if key_id not in known.revoked:
         _append(path, revoked_line(key_id))
-    manifests: tuple[str, ...] = ()
-    if stored:
-        asked = RevokeKey(key=key_id, namespace=namespace)
-        manifests = options.index_at(url, token_file).revoke_key(asked).manifests
     if as_json:
         output.print_json({"id": key_id, "path": path, "manifests": manifests})
         return

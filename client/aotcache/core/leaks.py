@@ -15,6 +15,7 @@ from aotcache.errors import LeakError
 
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _SHORTEST = 8  # a shorter value is found by chance
+_LONG = 20  # characters between two slashes that are no name any more
 
 # By what they begin with: that is found ten times as fast as an expression matches. Each more takes
 # 1 % of a first publish.
@@ -88,12 +89,11 @@ class Scanner:
 
 
 def _is_secret(value: str) -> bool:
-    """Not a place, of which every tree is full, nor a number."""
-    return (
-        len(value) >= _SHORTEST
-        and not value.startswith(("/", "~", ".", "http://", "https://"))
-        and not value.replace(",", "").isdigit()
-    )
+    """Not a number, nor a place, of which every tree is full: that has no long piece."""
+    is_place = value.startswith(("/", "~", ".", "http://", "https://"))
+    if is_place and all(len(piece) < _LONG for piece in value.split("/")):
+        return False
+    return len(value) >= _SHORTEST and not value.replace(",", "").isdigit()
 
 
 def leak_in(name: str, at: int, found: Leak) -> LeakError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from posixpath import basename
 
 import msgspec
@@ -66,3 +67,9 @@ def read_note(tree_path: str, part: str) -> Note | None:
         return decode_json(read_bytes(_path(tree_path, part)), Note)
     except FileNotFoundError:
         return None
+
+
+def drop_note(tree_path: str, part: str) -> None:
+    """Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(_path(tree_path, part))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 
@@ -240,8 +241,8 @@ class _Publish:
         """What the engine's record says may hold a secret too. Raises LeakError."""
         said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
         if self.site.scanner is not None:
-            told = msgspec.structs.replace(said, files=())
-            found = self.site.scanner.find(msgspec.json.encode(told))
+            told = msgspec.to_builtins(msgspec.structs.replace(said, files=()))
+            found = self.site.scanner.find("\n".join(_texts(told)).encode())
             if found is not None:
                 raise leak_in(f"the record of {self.tree.path}", 0, found)
         return write(said, plan.previous)
@@ -279,3 +280,16 @@ class _Publish:
         # So that a watcher need not ask again.
         self.state.remember(self.target, state.part, encode_whole(previous))
         return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in what JSON can hold."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)

@@ -64,8 +64,9 @@ def refuse_older(site: Site, state: TreeState, manifests: Sequence[Manifest]) ->
         if seen > said.generation:
             raise TrustError(
                 f"{said.tree}: generation {said.generation} of {said.part} is offered, and this "
-                f"node has seen {seen}: nothing was installed. If somebody set it back on purpose, "
-                f"delete {state.manifests}; else treat service and storage as hostile"
+                f"node has seen {seen}: nothing was installed. If somebody set it back on purpose "
+                f"(`aotcache key revoke --stored`, a backup), delete {state.manifests}; else treat "
+                "service and storage as hostile"
             )
 
 

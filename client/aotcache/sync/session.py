@@ -11,6 +11,7 @@ from aotcache.errors import (
     CondemnedError,
     GenerationTakenError,
     ManifestError,
+    TrustError,
     UsageError,
 )
 from aotcache.protocol.names import parse_manifest_key
@@ -56,7 +57,7 @@ class PublishSession:
         is committed by itself: the ones that were refused are returned, with the reason."""
         try:
             self._commit(*keys)
-        except (CondemnedError, ManifestError) as error:
+        except (CondemnedError, ManifestError, TrustError) as error:
             if len(keys) == 1:
                 return {keys[0]: error}
             logger.info("the service refused the commit, now one by one: %s", error)
@@ -67,7 +68,7 @@ class PublishSession:
             self.open()  # a commit ends its session
             try:
                 self._commit(key)
-            except (CondemnedError, ManifestError) as error:
+            except (CondemnedError, ManifestError, TrustError) as error:
                 refused[key] = error
         return refused
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import ipaddress
 import os
 import socket
 import time
@@ -102,7 +101,7 @@ def serve(
         context.database.migrate()
         with context.database.read() as db:
             closed = any_usable(db, int(time.time()))
-    if not closed and not _is_loopback(host):
+    if not closed and not settings.is_local:
         raise click.UsageError(
             f"--host {host}: there is no token, so whoever reaches the port could publish code "
             "that other machines run. Make one with `aotcache token create`, or listen on "
@@ -158,10 +157,3 @@ def _require_writable(sqlite_file: Path | None, objects: Path | None) -> None:
             raise click.ClickException(
                 f"cannot write {path}: let the service's user write it, or name another --data-dir"
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

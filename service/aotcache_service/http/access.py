@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from aotcache.errors import AotcacheError
 
-from ..auth import Caller
+from ..auth import Caller, no_token
 from ..index import tokens
 from .context import ContextDep
 from .limits import RateLimit
@@ -28,14 +28,20 @@ AuthorizationDep = Annotated[str | None, Security(_header)]
 
 
 class Gate:
-    """Lets requests in."""
+    """Lets requests in. closed: nobody without a token, though there be none in the index; so it is
+    for good once there was one, should the database be replaced by an empty one."""
 
-    def __init__(self, limit: RateLimit) -> None:
+    def __init__(self, limit: RateLimit, *, closed: bool) -> None:
         self._limit = limit
+        self._closed = closed
 
     def callers(self, db: Session, headers: Sequence[str]) -> list[Caller | Exception]:
         """For each Authorization header who asks, or why the request is refused."""
         found = tokens.callers(db, headers, int(time.time()))
+        is_open = any(isinstance(one, Caller) and not one.token for one in found)
+        if is_open and self._closed:
+            return [no_token(header) for header in headers]
+        self._closed = self._closed or (bool(found) and not is_open)
         return [self._limited(one) for one in found]
 
     def _limited(self, found: Caller | Exception) -> Caller | Exception:

@@ -62,7 +62,8 @@ class RateLimit:
             now = self._clock()
             left, since = self._left.pop(token, (most, now))
             left = min(most, left + (now - since) * self._rate)
-            self._left[token] = (max(left - 1, 0.0), now)
+            # What is refused takes nothing: who asks too often still gets its rate.
+            self._left[token] = (left - 1 if left >= 1 else left, now)
             if len(self._left) > _MOST:
                 del self._left[next(iter(self._left))]
         if left < 1:

@@ -135,7 +135,7 @@ class PartRow(Base):
     """One generation of a part: all of them are kept, the newest is the one that is served.
 
     trees: TreeUsed of the starts that wrote it. withheld: why it is never served, empty if it may
-    be.
+    be. content: of what the engine loads of it, empty if that is not known.
     """
 
     __tablename__ = "parts"
@@ -157,6 +157,7 @@ class PartRow(Base):
     expected_parts: Mapped[list[str]]
     trees: Mapped[list[dict[str, Any]]]
     withheld: Mapped[str] = mapped_column(default="", server_default="")
+    content: Mapped[str] = mapped_column(default="", server_default="")
 
     __table_args__ = (UniqueConstraint("tree_id", "part", "generation"),)
 
@@ -255,7 +256,8 @@ class VerdictRow(Base):
 
 
 class QuarantineRow(Base):
-    """Generations of this part up to `generation` are not served. Outlives the tree's own row."""
+    """Generations of this part up to `generation` are not served, nor later ones of the same
+    content. Outlives the tree's own row."""
 
     __tablename__ = "quarantines"
 
@@ -265,6 +267,7 @@ class QuarantineRow(Base):
     platform_id: Mapped[str] = mapped_column(primary_key=True)
     part: Mapped[str] = mapped_column(primary_key=True)
     generation: Mapped[int]
+    content: Mapped[str]
     reason: Mapped[str]
     since: Mapped[int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import ColumnElement, bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from aotcache.errors import NotFoundError
@@ -51,11 +51,13 @@ def revoke(db: Session, token_id: str, now: int) -> None:
     row.revoked = row.revoked or now
 
 
+def usable(now: int) -> tuple[ColumnElement[bool], ...]:
+    """Conditions on TokenRow."""
+    return TokenRow.revoked == 0, (TokenRow.expires == 0) | (TokenRow.expires > now)
+
+
 def any_usable(db: Session, now: int) -> bool:
-    usable = select(TokenRow.id).where(
-        TokenRow.revoked == 0, (TokenRow.expires == 0) | (TokenRow.expires > now)
-    )
-    return bool(db.scalar(select(exists(usable))))
+    return bool(db.scalar(select(exists(select(TokenRow.id).where(*usable(now))))))
 
 
 def callers(db: Session, headers: Sequence[str], now: int) -> list[Caller | Exception]:

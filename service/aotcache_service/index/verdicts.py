@@ -7,9 +7,10 @@ from sqlalchemy.orm import Session
 
 from aotcache.protocol.v1.outcomes import CRASHED, LOAD_FAILED, LOADED, OTHER_SOURCE, Outcome
 
-from .models import PartRow, TreeRow, VerdictRow
+from .models import PartRow, TokenRow, TreeRow, VerdictRow
 from .publishing import quarantine_of
 from .rows import tree_key
+from .tokens import usable
 
 # Nodes whose word is kept for one part: names are free, and whoever reads may tell.
 MOST = 1000
@@ -33,11 +34,15 @@ def hear(
         return None  # said of what is not served any more
     _keep(db, tree, outcome, token, now)
     of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
-    said = db.scalars(select(VerdictRow).where(*of_part)).all()
+    said = list(db.scalars(select(VerdictRow).where(*of_part)))
+    if named := {row.token for row in said} - {""}:
+        # Of a token that is revoked or expired nothing counts any more, nor what came without one.
+        good = set(db.scalars(select(TokenRow.id).where(TokenRow.id.in_(named), *usable(now))))
+        said = [row for row in said if row.token in good]
+        if len(good) < 2:
+            return None
     failed = {row.node: row for row in said if row.failed}
-    tokens = {row.token for row in said}
-    alone = len(tokens) < 2 and tokens != {""}
-    if len(failed) < nodes or alone or not all(row.failed for row in said):
+    if len(failed) < nodes or not all(row.failed for row in said):
         return None
     reasons = [
         f"{row.node or 'a node'}: {row.outcome}{f' ({row.reason[:200]})' if row.reason else ''}"
@@ -54,15 +59,19 @@ def _served(db: Session, tree: TreeRow, part: str) -> PartRow | None:
 
 
 def _keep(db: Session, tree: TreeRow, outcome: Outcome, token: str, now: int) -> None:
-    row = db.get(VerdictRow, (tree.id, outcome.part, token, outcome.node))
+    node = _plain(outcome.node)
+    row = db.get(VerdictRow, (tree.id, outcome.part, token, node))
     if row is None:
         of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
         if (db.scalar(select(func.count()).where(*of_part)) or 0) >= MOST:
             return
-        row = VerdictRow(
-            tree_id=tree.id, part=outcome.part, token=token, node=outcome.node, failed=False
-        )
+        row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=node, failed=False)
         db.add(row)
     row.failed = outcome.outcome in _FAILURES
-    row.outcome, row.reason, row.last = outcome.outcome, outcome.reason, now
+    row.outcome, row.reason, row.last = outcome.outcome, _plain(outcome.reason), now
     db.flush()
+
+
+def _plain(text: str) -> str:
+    """As one line of a log or terminal may hold it: any reader can tell outcomes."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -38,10 +38,7 @@ def revoke(db: Session, namespace: str, key: str) -> list[str]:
         .where(TreeRow.namespace == namespace, PartRow.withheld == "")
         .order_by(PartRow.id)
     )
-    # A part without signatures is nobody's: no key's end ends it.
-    found = [
-        (part, tree) for part, tree in rows if part.signers and revoked.issuperset(part.signers)
-    ]
+    found = [(part, tree) for part, tree in rows if revoked.intersection(part.signers)]
     served = [part.manifest for part, _ in found if part.newest]
     for part, _ in found:
         part.withheld = REVOKED
@@ -51,10 +48,16 @@ def revoke(db: Session, namespace: str, key: str) -> list[str]:
 
 
 def quarantine(
-    db: Session, tree: TreeKey, part: str, generation: int, reason: str, now: int
+    db: Session,
+    tree: TreeKey,
+    part: str,
+    generation: int,
+    reason: str,
+    now: int,
+    content: str = "",
 ) -> None:
-    """Generations up to this one: later ones hold the same `model` and more files. One that is
-    published from now on is of other content, and served."""
+    """Generations up to this one, which hold the same `model`, and later ones that do. content: of
+    it, where the index does not know it any more."""
     row = quarantine_of(db, tree, part)
     if row is None:
         row = QuarantineRow(
@@ -64,6 +67,7 @@ def quarantine(
             platform_id=tree.platform,
             part=part,
             generation=0,
+            content=content,
         )
         db.add(row)
     if generation > row.generation:
@@ -71,6 +75,7 @@ def quarantine(
     stored = find_tree(db, tree)
     if stored is None:
         return
+    row.content = content or content_of_part(db, stored, part, generation) or row.content
     for one in _parts(db, stored, part, row.generation):
         one.withheld = one.withheld or QUARANTINED
     _forget_verdicts(db, stored, part)
@@ -90,6 +95,14 @@ def release(db: Session, row: QuarantineRow) -> None:
         _forget_verdicts(db, stored, row.part)
         settle_tree(db, stored)
     db.delete(row)
+
+
+def content_of_part(db: Session, tree: TreeRow, part: str, generation: int) -> str:
+    """Empty where it is not known."""
+    one = select(PartRow.content).where(
+        PartRow.tree_id == tree.id, PartRow.part == part, PartRow.generation == generation
+    )
+    return db.scalar(one) or ""
 
 
 def _parts(db: Session, tree: TreeRow, part: str, up_to: int) -> Sequence[PartRow]:

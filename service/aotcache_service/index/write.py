@@ -14,6 +14,7 @@ from aotcache.protocol.names import TreeKey, manifest_key
 from aotcache.protocol.record import MAX_SECONDS
 from aotcache.protocol.v1.outcomes import Outcome
 
+from .content import content_of
 from .frames import frames_of
 from .links import find_or_add_recipe, link_recipes
 from .models import (
@@ -29,7 +30,8 @@ from .models import (
     RecipeRow,
     TreeRow,
 )
-from .publishing import find_tree, quarantine_of, revoked_keys
+from .publishing import deleted_up_to, find_tree, quarantine_of, revoked_keys
+from .rows import tree_key
 
 # As MAX_SECONDS of one outcome, so that a sum of millions fits into its column.
 _MAX_BYTES = 1 << 40
@@ -69,6 +71,7 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         expected_parts=list(statement.expected_parts),
         trees=[asdict(tree_used) for tree_used in statement.trees],
         withheld=withheld,
+        content=content_of(statement.files),
     )
     db.add(row)
     db.flush()
@@ -129,9 +132,11 @@ def settle_tree(db: Session, tree: TreeRow) -> None:
     if not rows:
         db.execute(delete(TreeRow).where(TreeRow.id == tree.id))
         return
+    key = tree_key(tree)
+    deleted = {part: deleted_up_to(db, key, part) for part in {row.part for row in rows}}
     highest: dict[str, PartRow] = {}
     for row in sorted(rows, key=lambda row: row.generation):
-        if not row.withheld:
+        if not row.withheld and row.generation > deleted[row.part]:
             highest[row.part] = row
     for row in rows:
         row.newest = highest.get(row.part) is row
@@ -258,10 +263,13 @@ def _pack_rows(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> di
 def _why_withheld(db: Session, manifest: Manifest) -> str:
     statement = manifest.statement
     signers = {signature.key for signature in manifest.signatures}
-    if signers and signers <= revoked_keys(db, statement.namespace):
+    if signers & revoked_keys(db, statement.namespace):
         return REVOKED
     quarantine = quarantine_of(db, statement.tree, statement.part)
-    if quarantine is not None and statement.generation <= quarantine.generation:
+    if quarantine is None:
+        return ""
+    same = bool(quarantine.content) and content_of(statement.files) == quarantine.content
+    if same or statement.generation <= quarantine.generation:
         return QUARANTINED
     return ""
 

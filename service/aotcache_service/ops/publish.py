@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from aotcache.errors import GenerationTakenError, TrustError, UsageError
+from sqlalchemy.orm import Session as Transaction
+
+from aotcache.errors import GenerationTakenError, ManifestError, TrustError, UsageError
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
     TreeKey,
@@ -19,9 +21,11 @@ from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from aotcache.storage.base import ObjectStore
 
 from ..index import publishing, write
+from ..index.content import content_of
 from ..index.database import Database
 from .reading import read_deletions, read_manifest, stored_size
 
+_MAX_FILES = 2_000_000  # of all manifests of one commit
 _READERS = 8  # requests of one commit that wait for storage at the same time
 
 
@@ -83,7 +87,7 @@ def commit(
         namespace = namespaces.pop()
         publishing.require_session(db, publish_id, namespace, now)
     # Storage is read outside the transaction: nobody else can write while that is open.
-    manifests = [read_manifest(store, key) for key in new]
+    manifests = _read(store, new)
     manifests.sort(key=lambda manifest: manifest.statement.generation)
     with database.read() as db:
         _refuse_revoked(manifests, publishing.revoked_keys(db, namespace))
@@ -106,21 +110,44 @@ def commit(
                     "and rebase"
                 )
             publishing.require_base(db, names[_key(manifest)], manifest)
+            _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
         db.delete(session)
     return done
 
 
+def _read(store: ObjectStore, keys: Iterable[str]) -> list[Manifest]:
+    """Raises UsageError where they list more files than are held in memory at once."""
+    found, files = [], 0
+    for key in keys:
+        found.append(read_manifest(store, key))
+        files += len(found[-1].statement.files)
+        if files > _MAX_FILES:
+            raise UsageError(f"a commit lists at most {_MAX_FILES} files: commit part by part")
+    return found
+
+
 def _refuse_revoked(manifests: Iterable[Manifest], revoked: set[str]) -> None:
     """A part that is withheld from the start would only keep others from publishing it."""
     for manifest in manifests:
-        signers = [signature.key for signature in manifest.signatures]
-        if signers and revoked.issuperset(signers):
+        # The service verifies no signature: any other that is named beside may be made up.
+        signers = revoked.intersection(signature.key for signature in manifest.signatures)
+        if signers:
             raise TrustError(
                 f"{manifest.statement.tree} {manifest.statement.part} is signed by "
                 f"{', '.join(signers)}, which is revoked here: nothing was committed. Publish with "
                 "another key"
             )
+
+
+def _refuse_quarantined(db: Transaction, manifest: Manifest) -> None:
+    said = manifest.statement
+    found = publishing.quarantine_of(db, said.tree, said.part)
+    if found is not None and found.content and content_of(said.files) == found.content:
+        raise ManifestError(
+            f"{said.tree} {said.part} holds what nodes failed with: nothing was committed. Compile "
+            "it anew on an empty disk, or have it released (`aotcache quarantine release`)"
+        )
 
 
 def _key(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import exists, select
 
 from aotcache.errors import FormatError, NotFoundError, ObjectExistsError, StorageError
 from aotcache.protocol.decoding import decode_json
@@ -26,7 +26,7 @@ from aotcache.storage.base import ObjectStore
 
 from ..index import verdicts, withheld, write
 from ..index.database import Database
-from ..index.models import QuarantineRow
+from ..index.models import PartRow, QuarantineRow, TreeRow
 from ..index.publishing import quarantine_of
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 class _Mark(msgspec.Struct):
     reason: str
     since: int
+    content: str = ""
 
 
 def tell(
@@ -51,6 +52,9 @@ def tell(
     with database.write() as db:
         tree = write.count_outcome(db, outcome, now)
         verdict = verdicts.hear(db, tree, outcome, token, nodes, now)
+        content = (
+            "" if verdict is None else withheld.content_of_part(db, tree, outcome.part, verdict[0])
+        )
     if verdict is None:
         return
     generation, reason = verdict
@@ -62,7 +66,7 @@ def tell(
     )
     mark = quarantined_key(key, outcome.part, generation)
     try:
-        store.put(mark, msgspec.json.encode(_Mark(reason=reason, since=now)))
+        store.put(mark, msgspec.json.encode(_Mark(reason=reason, since=now, content=content)))
     except ObjectExistsError:
         log.debug("%s is there already", mark)
     except StorageError as error:
@@ -70,12 +74,21 @@ def tell(
         log.warning("%s %s is not quarantined yet: %s", key, outcome.part, error)
         return
     with database.write() as db:
-        withheld.quarantine(db, key, outcome.part, generation, reason, now)
+        withheld.quarantine(db, key, outcome.part, generation, reason, now, content)
     log.warning("%s %s is quarantined: %s", key, outcome.part, reason)
 
 
 def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined:
-    query = select(QuarantineRow).order_by(QuarantineRow.since.desc()).limit(MAX_QUARANTINED)
+    # Not those that another generation has taken the place of.
+    replaced = (
+        exists()
+        .where(TreeRow.namespace == QuarantineRow.namespace)
+        .where(TreeRow.layout == QuarantineRow.layout, TreeRow.hash == QuarantineRow.hash)
+        .where(TreeRow.platform_id == QuarantineRow.platform_id)
+        .where(PartRow.tree_id == TreeRow.id, PartRow.part == QuarantineRow.part, PartRow.newest)
+    )
+    query = select(QuarantineRow).where(~replaced)
+    query = query.order_by(QuarantineRow.since.desc()).limit(MAX_QUARANTINED)
     if namespaces is not None:
         query = query.where(QuarantineRow.namespace.in_(sorted(namespaces)))
     with database.read() as db:
@@ -118,13 +131,13 @@ def end(database: Database, store: ObjectStore, tree: TreeKey, part: str) -> Non
             withheld.release(db, row)
 
 
-def read_mark(store: ObjectStore, key: str) -> tuple[str, int]:
-    """What it says: the reason, and since when. Raises ObjectMissingError."""
+def read_mark(store: ObjectStore, key: str) -> tuple[str, int, str]:
+    """What it says: the reason, since when, of which content. Raises ObjectMissingError."""
     try:
         said = decode_json(store.get(key), _Mark)
     except FormatError:
-        return "its mark in storage cannot be read", 0
-    return said.reason, said.since
+        return "its mark in storage cannot be read", 0, ""
+    return said.reason, said.since, said.content
 
 
 def _said(row: QuarantineRow) -> QuarantinedPart:

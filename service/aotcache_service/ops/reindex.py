@@ -124,11 +124,11 @@ def _withhold(database: Database, store: ObjectStore, listing: _Listing) -> None
             withheld.revoke(db, namespace, key)
     for mark, name in listing.quarantined.items():
         try:
-            reason, since = read_mark(store, mark)
+            reason, since, content = read_mark(store, mark)
         except ObjectMissingError:
             continue  # released since the listing
         with database.write() as db:
-            withheld.quarantine(db, name.tree, name.part, name.generation, reason, since)
+            withheld.quarantine(db, name.tree, name.part, name.generation, reason, since, content)
 
 
 def _remove_vanished(database: Database, store: ObjectStore, listing: _Listing) -> None:

@@ -16,7 +16,7 @@ from aotcache.engines.vllm.modules import Module, holds_artifacts
 from aotcache.errors import AotcacheError, LocalError
 from aotcache.local.loading import Mark, mark, take_crashed
 from aotcache.local.outcomes import has_kept, keep_outcome
-from aotcache.local.pulled import Note, read_note, write_note
+from aotcache.local.pulled import Note, drop_note, read_note, write_note
 from aotcache.local.records import read_record, write_record
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import find_trees, tree_folders, tree_path
@@ -88,6 +88,14 @@ def other_graph(note: Note | None, known: Facts) -> str:
     return (
         f"it was compiled for another graph: {in_words(found)}; {settings.ANY_RECIPE}=1 allows it"
     )
+
+
+def forget(tree_path: str, part: str) -> None:
+    """That a part was pulled."""
+    try:
+        drop_note(tree_path, part)
+    except (AotcacheError, OSError) as error:
+        logger.debug("aotcache: the note of %s %s stays: %s", tree_path, part, error)
 
 
 class Marks:

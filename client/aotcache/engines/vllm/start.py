@@ -203,6 +203,10 @@ class Start:
             module.load_seconds += seconds
             return
         module.compiled, module.compile_seconds = True, seconds
+        if disk.other_graph(module.note, self._facts):
+            # What lies there now is this start's own.
+            disk.forget(module.tree_path, self._facts.part)
+            module.note = None
         self._offer([module])
 
     @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aotcache.errors import UsageError
 from aotcache.protocol.names import (
     DEFAULT_NAMESPACE,
     check_hash,
@@ -19,6 +20,8 @@ from aotcache.protocol.names import (
 )
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
+
+MAX_MANIFESTS = 1024  # of one commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,8 @@ class Commit:
     manifests: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if len(self.manifests) > MAX_MANIFESTS:
+            raise UsageError(f"a commit is of at most {MAX_MANIFESTS} manifests")
         for key in self.manifests:
             parse_manifest_key(key)
 

@@ -30,7 +30,7 @@ from ...index.publishing import is_committed
 from ...index.write import condemn_unknown_pack
 from ...ops.reading import check_manifest, is_manifest_key
 from ..access import CallerDep
-from ..context import Context, ContextDep
+from ..context import UPLOADS, Context, ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["objects"])
@@ -39,7 +39,8 @@ MAX_PAGE = 1000
 MAX_BODY = 128 << 20
 UPLOAD_SECONDS = 600
 SILENT_SECONDS = 30  # after which a body that stopped is given up
-RESERVE = 512 << 20  # bytes, or a 20th of a small disk, that uploads leave free
+# Bytes, or a 20th of a small disk, that uploads leave free: 512 MiB, and what may come at once.
+RESERVE = (512 << 20) + UPLOADS * MAX_BODY
 PIECE = 4 << 20  # bytes of an object held at a time for each download
 BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")

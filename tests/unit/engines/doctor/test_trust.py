@@ -80,5 +80,5 @@ def test_keys_that_cannot_be_used(config: Path, tmp_path: Path) -> None:
     (config / "trusted_keys").write_text("hunter2\n")
     said = _said(_find(environ=PUBLISHES))
     assert "is not an unencrypted PEM private key" in said
-    assert "line 1: not a public key" in said
+    assert "line 1: neither a public key" in said
     assert "hunter2" not in said

@@ -62,7 +62,7 @@ def environment(
 
 
 def _fetch(root: Path, tree_hash: str = "", **about: object) -> Fetch:
-    values = {"namespace": "default", "part": PART, "platform": H100, **about}
+    values = {"namespace": "default", "part": PART, "platform": H100, "recipe": RECIPE, **about}
     return Fetch(cache_root=str(root), hash=tree_hash, **values)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from aotcache.local.state import TreeState
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
 from aotcache.protocol.v1.outcomes import Outcome
-from support.trees import H100
+from support.trees import H100, RECIPE
 
 PART = "rank_0_0-d0"
 
@@ -33,7 +33,12 @@ def _companion(url: str) -> subprocess.Popen[bytes]:
 def test_a_pull_ends_with_the_engine(tmp_path: Path) -> None:
     """A service that hangs is waited for as long as somebody waits for the pull."""
     job = Fetch(
-        cache_root=str(tmp_path), namespace="default", part=PART, platform=H100, hash="a" * 64
+        cache_root=str(tmp_path),
+        namespace="default",
+        part=PART,
+        platform=H100,
+        recipe=RECIPE,
+        hash="a" * 64,
     )
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = _companion(f"http://127.0.0.1:{silent.getsockname()[1]}")

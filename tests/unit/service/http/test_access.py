@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import delete
 
 from aotcache.protocol.names import new_publish_id
 from aotcache_service.auth import ADMIN, PUBLISH, READ, SCOPES
 from aotcache_service.http.context import Context
 from aotcache_service.index import tokens
+from aotcache_service.index.models import TokenRow
 from support.stored import HASH, PLATFORM, RECIPE, put_part
 
 NAMESPACE = "team"
@@ -194,6 +196,16 @@ def test_a_token_made_or_revoked_counts_at_once(client: TestClient, context: Con
     assert client.post("/v1/lookup", json=ASKED, headers=headers).status_code == 401
     # Health says nothing of what is stored.
     assert client.get("/livez").status_code == 200
+
+
+def test_a_service_that_knew_tokens_is_not_open_when_they_are_gone(
+    client: TestClient, context: Context, asks: Asks
+) -> None:
+    """The database was replaced by an empty one."""
+    asks(CALLS[0], READ, "*")
+    with context.database.write() as db:
+        db.execute(delete(TokenRow))
+    assert client.get("/v1/trees").status_code == 401
 
 
 def test_a_token_that_asks_too_often_is_told_so(client: TestClient, context: Context) -> None:

@@ -45,6 +45,17 @@ def test_a_burst_then_the_rate_and_each_token_by_itself() -> None:
         limit.take("a")
 
 
+def test_who_always_asks_too_often_gets_its_rate() -> None:
+    clock = Clock()
+    limit = RateLimit(10, clock)
+    taken(limit, "a", 200)
+    done = 0
+    for _ in range(600):  # thirty a second
+        clock.now += 1 / 30
+        done += taken(limit, "a", 1)
+    assert 190 <= done <= 210
+
+
 def test_no_bound_where_none_is_set_and_for_nobody() -> None:
     assert taken(RateLimit(0), "a", 10_000) == 10_000
     assert taken(RateLimit(1), "", 10_000) == 10_000

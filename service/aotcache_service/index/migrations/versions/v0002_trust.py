@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("platform_id", STR, nullable=False),
         sa.Column("part", STR, nullable=False),
         sa.Column("generation", INT, nullable=False),
+        sa.Column("content", STR, nullable=False),
         sa.Column("reason", STR, nullable=False),
         sa.Column("since", INT, nullable=False),
         sa.PrimaryKeyConstraint(
@@ -64,3 +65,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "key", name=op.f("pk_revoked_keys")),
     )
     op.add_column("parts", sa.Column("withheld", STR, nullable=False, server_default=""))
+    op.add_column("parts", sa.Column("content", STR, nullable=False, server_default=""))
