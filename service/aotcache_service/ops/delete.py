@@ -90,10 +90,11 @@ def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
         name = parse_manifest_key(manifest)
         if name.generation <= up_to.get(name.part, 0):
             store.delete(manifest)
-    with database.write() as db:
-        write.remove_generations(db, key, up_to)
+    # Before the rows, which are how the same call finds what a killed one left.
     for part in up_to:
         end_quarantine(database, store, key, part)
+    with database.write() as db:
+        write.remove_generations(db, key, up_to)
 
 
 def _listed(store: ObjectStore, prefix: str) -> list[str]:
