@@ -105,7 +105,7 @@ def trust(line: str, trusted_keys: str | None, as_json: bool) -> None:
 @click.option(
     "--stored",
     is_flag=True,
-    help="Have the service stop serving what only this key signed, too: in --namespace, for ever. "
+    help="Have the service stop serving what this key signed, too: in --namespace, for ever. "
     "Needs a token to admin.",
 )
 @options.as_json

@@ -208,7 +208,7 @@ def quarantined_key(tree: TreeKey, part: str, generation: int) -> str:
 
 
 def revoked_key(namespace: str, key: str) -> str:
-    """The marker that says: what only this key signed is not served."""
+    """The marker that says: what this key signed is not served."""
     return f"{check_namespace(namespace)}/marks/revoked/{check_key_id(key)}"
 
 

@@ -1,4 +1,4 @@
-"""Parts that are stored and not served: quarantined, or signed by nobody but revoked keys.
+"""Parts that are stored and not served: quarantined, or with a signature of a revoked key.
 
 A generation that is withheld keeps its number, so that the next one is published after it, and its
 manifest, which later ones may be written against.

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def revoke_key(database: Database, store: ObjectStore, asked: RevokeKey) -> Revoked:
-    """Stop serving what nobody but revoked keys signed. Repeating it changes nothing."""
+    """Stop serving what lists a signature of this key. Repeating it changes nothing."""
     try:
         store.put(revoked_key(asked.namespace, asked.key), b"")
     except ObjectExistsError:

@@ -1,4 +1,4 @@
-"""`POST /v1/keys/revoke`: what only this key signed is not served any more."""
+"""`POST /v1/keys/revoke`: what this key signed is not served any more."""
 
 from __future__ import annotations
 

@@ -17,6 +17,6 @@ router = APIRouter(tags=["keys"])
 
 @router.post("/keys/revoke", responses=problems(400))
 async def revoke(asked: RevokeKey, context: ContextDep, caller: CallerDep) -> Revoked:
-    """Stop serving what only this key signed, and refuse it from now on. For ever."""
+    """Stop serving what this key signed, and refuse it from now on. For ever."""
     caller.require(ADMIN, asked.namespace)
     return await context.in_storage(revoke_key, context.database, context.store, asked)
