@@ -3,24 +3,20 @@ told, and so that it is known again when it made an engine crash."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable
 from contextlib import suppress
-from posixpath import basename
 
 import msgspec
 
 from aotcache.local.state import TreeState, read_bytes, write_whole
 from aotcache.protocol.decoding import decode_json
-from aotcache.protocol.manifest import FileEntry
 from aotcache.protocol.names import check_part
 from aotcache.protocol.recipe import Recipe
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """One part of one tree, as it was pulled. seconds and bytes: what this part's share of the pull
-    took and moved. content: see `content_of`. outcome: the last one that was kept of it, to be told
+    took and moved. content: of `protocol.content`. outcome: the last one kept of it, to be told
     to the service; empty: none yet. started: the recipe of the start that compiled it; recipe: its
     id."""
 
@@ -37,20 +33,6 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     compile_seconds: float | None = None
     outcome: str = ""
     started: Recipe | None = None
-
-
-def content_of(files: Iterable[FileEntry]) -> str:
-    """What the engine loads of a part, as 32 hex characters; empty where it loads nothing itself.
-
-    Later generations add files and keep these: one that crashes is poison in all of them.
-    """
-    names = ("model", "vllm_compile_cache.py")
-    loaded = sorted(
-        f"{e.digest} {e.path}"
-        for e in files
-        if e.path.endswith(names) and basename(e.path) in names
-    )
-    return hashlib.sha256("\n".join(loaded).encode()).hexdigest()[:32] if loaded else ""
 
 
 def _path(tree_path: str, part: str) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from aotcache.core.trust import UNSIGNED
 from aotcache.errors import ManifestError, RemoteError, UsageError
 from aotcache.local.existing import compare
-from aotcache.local.pulled import Note, content_of, write_note
+from aotcache.local.pulled import Note, write_note
 from aotcache.local.staging import discard
 from aotcache.local.state import TreeState, target_of
+from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
 from aotcache.protocol.recipe import Recipe

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from aotcache.errors import ManifestError, TrustError
 from aotcache.local.loading import poisoned
-from aotcache.local.pulled import content_of
 from aotcache.local.state import TreeState, target_of
 from aotcache.probe.layouts import classify
+from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import Manifest, encode_whole
 from aotcache.protocol.names import SHARED, part_directory
 from aotcache.protocol.recipe import Recipe, graph_differences, in_words

@@ -9,12 +9,12 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from aotcache.errors import CondemnedError, NotFoundError, UsageError
+from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import TreeKey, manifest_key
 from aotcache.protocol.record import MAX_SECONDS
 from aotcache.protocol.v1.outcomes import Outcome
 
-from .content import content_of
 from .frames import frames_of
 from .links import find_or_add_recipe, link_recipes
 from .models import (
@@ -71,7 +71,7 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         expected_parts=list(statement.expected_parts),
         trees=[asdict(tree_used) for tree_used in statement.trees],
         withheld=withheld,
-        content=content_of(statement.files),
+        content=content_or_all(statement.files),
     )
     db.add(row)
     db.flush()
@@ -268,7 +268,7 @@ def _why_withheld(db: Session, manifest: Manifest) -> str:
     quarantine = quarantine_of(db, statement.tree, statement.part)
     if quarantine is None:
         return ""
-    same = bool(quarantine.content) and content_of(statement.files) == quarantine.content
+    same = bool(quarantine.content) and content_or_all(statement.files) == quarantine.content
     if same or statement.generation <= quarantine.generation:
         return QUARANTINED
     return ""

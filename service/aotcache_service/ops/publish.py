@@ -9,6 +9,7 @@ from functools import partial
 from sqlalchemy.orm import Session as Transaction
 
 from aotcache.errors import GenerationTakenError, ManifestError, TrustError, UsageError
+from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
     TreeKey,
@@ -21,7 +22,6 @@ from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from aotcache.storage.base import ObjectStore
 
 from ..index import publishing, write
-from ..index.content import content_of
 from ..index.database import Database
 from .reading import read_deletions, read_manifest, stored_size
 
@@ -143,7 +143,7 @@ def _refuse_revoked(manifests: Iterable[Manifest], revoked: set[str]) -> None:
 def _refuse_quarantined(db: Transaction, manifest: Manifest) -> None:
     said = manifest.statement
     found = publishing.quarantine_of(db, said.tree, said.part)
-    if found is not None and found.content and content_of(said.files) == found.content:
+    if found is not None and found.content and content_or_all(said.files) == found.content:
         raise ManifestError(
             f"{said.tree} {said.part} holds what nodes failed with: nothing was committed. Compile "
             "it anew on an empty disk, or have it released (`aotcache quarantine release`)"

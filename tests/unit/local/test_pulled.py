@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from aotcache.errors import FormatError, InvalidNameError
-from aotcache.local.pulled import Note, content_of, read_note, write_note
+from aotcache.local.pulled import Note, read_note, write_note
 from aotcache.local.state import TreeState
+from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import FileEntry
 
 NOTE = Note(

@@ -10,10 +10,11 @@ import pytest
 
 from aotcache.errors import ObjectMissingError
 from aotcache.local.loading import poisoned
-from aotcache.local.pulled import content_of, read_note
+from aotcache.local.pulled import read_note
 from aotcache.local.records import write_record
 from aotcache.local.state import TreeState, write_whole
 from aotcache.probe.trees import FoundTree, tree_path
+from aotcache.protocol.content import content_of
 from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import EngineRecord, TreeUsed
