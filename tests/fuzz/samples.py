@@ -8,7 +8,8 @@ from functools import cache
 import msgspec
 from blake3 import blake3
 
-from aotcache.core.pack import FRAME_RAW, Source, build_packs
+from aotcache.core.framing import FRAME_RAW, Source
+from aotcache.core.pack import build_packs
 from aotcache.core.places import Place, Places
 from aotcache.protocol.manifest import (
     EXECUTABLE,

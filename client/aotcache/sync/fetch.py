@@ -9,7 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, Threa
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
-from aotcache.core.pack import Prefix, decompress, digest_of
+from aotcache.core.framing import Prefix, digest_of
+from aotcache.core.pack import decompress
 from aotcache.core.places import Job, PlacedFrame, Places, plan_jobs
 from aotcache.errors import PackError
 from aotcache.protocol.manifest import MAX_FRAME

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
-from aotcache.core.pack import Prefix
+from aotcache.core.framing import Prefix
 
 
 class Prefixes:

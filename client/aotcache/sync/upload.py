@@ -6,7 +6,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from aotcache.core.pack import BuiltPack, Source, build_packs
+from aotcache.core.framing import Source
+from aotcache.core.pack import BuiltPack, build_packs
 from aotcache.core.places import Place, Places
 from aotcache.errors import ManifestError, ObjectExistsError, ObjectMissingError, StorageError
 from aotcache.local.journal import Described, Journal, PutPack, write_journal

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aotcache.core.framing import FRAME_RAW, Source, digest_of, in_pieces
 from aotcache.core.leaks import Leak, Scanner, leak_in
-from aotcache.core.pack import FRAME_RAW, Source, build_packs, digest_of, in_pieces
+from aotcache.core.pack import build_packs
 from aotcache.errors import LeakError
 
 SECRET = "correct-horse-battery"

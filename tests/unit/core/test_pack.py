@@ -7,17 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aotcache.core import framing
 from aotcache.core import pack as pack_module
-from aotcache.core.pack import (
-    PIECE,
-    BuiltPack,
-    Prefix,
-    Source,
-    build_packs,
-    compress,
-    digest_of,
-    in_pieces,
-)
+from aotcache.core.framing import Prefix, Source, digest_of, in_pieces
+from aotcache.core.pack import PIECE, BuiltPack, build_packs, compress
 from aotcache.errors import NotSettledError, PackError
 from aotcache.protocol.manifest import Frame
 from aotcache.protocol.names import check_pack
@@ -83,6 +76,7 @@ def test_blobs_round_trip_and_groups_share_no_frame(
     blobs: list[tuple[int, tuple[str, ...]]],
 ) -> None:
     with pytest.MonkeyPatch.context() as small:
+        small.setattr(framing, "FRAME_RAW", 2_000)
         small.setattr(pack_module, "FRAME_RAW", 2_000)
         small.setattr(pack_module, "PACK_STORED", 6_000)
         sources = [source(noise(n, size), group) for n, (size, group) in enumerate(blobs)]
@@ -146,6 +140,7 @@ def test_a_prefix_that_cannot_be_read_is_done_without() -> None:
 @given(sizes=st.lists(st.integers(1, 30_000), max_size=12))
 def test_a_pack_is_closed_before_it_is_too_large(sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as small:
+        small.setattr(framing, "FRAME_RAW", 2_000)
         small.setattr(pack_module, "FRAME_RAW", 2_000)
         small.setattr(pack_module, "PACK_STORED", 10_000)
         small.setattr(pack_module, "PACK_LIMIT", 32_000)  # the largest blob, and a frame
@@ -161,8 +156,9 @@ def test_the_largest_blob_behind_a_frame_of_others_is_within_the_limit() -> None
 
 
 def test_a_large_blob_refers_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "FRAME_RAW", 20_000)
     monkeypatch.setattr(pack_module, "FRAME_RAW", 20_000)
-    monkeypatch.setattr(pack_module, "_SLACK", 1_000)
+    monkeypatch.setattr(framing, "_SLACK", 1_000)
     base = noise(1, 100_000)
     near = base[:30_000] + noise(2, 500) + base[30_000:]
     (pack,) = build_packs([source(base), source(near, prefix=base)], PUBLISH_ID)
@@ -179,8 +175,9 @@ def test_whatever_differs_a_blob_comes_back(data: st.DataObject, base: bytes, mo
     cut = data.draw(st.integers(0, len(base)))
     near = data.draw(st.sampled_from([base[:cut] + more + base[cut:], base[cut:] + more, more]))
     with pytest.MonkeyPatch.context() as small:
+        small.setattr(framing, "FRAME_RAW", 500)
         small.setattr(pack_module, "FRAME_RAW", 500)
-        small.setattr(pack_module, "_SLACK", 50)
+        small.setattr(framing, "_SLACK", 50)
         sources = [source(base), source(near, prefix=base)] if near else [source(base)]
         packs = list(build_packs(sources, PUBLISH_ID))
     if near and near != base:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aotcache.core.pack import digest_of
+from aotcache.core.framing import digest_of
 from aotcache.core.places import Places
 from aotcache.core.relocation import put_back
 from aotcache.core.trust import SIGNED, TrustPolicy, generate_key, make_policy, parse_trusted_keys

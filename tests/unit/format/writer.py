@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from posixpath import basename
 
-from aotcache.core.pack import Source, build_packs, digest_of, in_pieces
+from aotcache.core.framing import Source, digest_of, in_pieces
+from aotcache.core.pack import build_packs
 from aotcache.core.places import Place, Places
 from aotcache.core.relocation import make_free
 from aotcache.core.trust import SigningKey

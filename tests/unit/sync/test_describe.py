@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.core.pack import MAX_BLOB, digest_of
+from aotcache.core.framing import digest_of
+from aotcache.core.pack import MAX_BLOB
 from aotcache.errors import NotSettledError
 from aotcache.probe.trees import FoundTree, scan_tree
 from aotcache.protocol.manifest import BY_DIRECTORY

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from aotcache.core.pack import Source, build_packs, digest_of, in_pieces
+from aotcache.core.framing import Source, digest_of, in_pieces
+from aotcache.core.pack import build_packs
 from aotcache.core.places import Job, Place, Places
 from aotcache.errors import ObjectMissingError, PackError
 from aotcache.protocol.names import pack_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aotcache.core.pack import Prefix
+from aotcache.core.framing import Prefix
 from aotcache.errors import PackError
 from aotcache.sync.prefixes import Prefixes
 

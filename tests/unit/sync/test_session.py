@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.core import pack
+from aotcache.core import framing, pack
 from aotcache.errors import (
     GenerationTakenError,
     ManifestError,
@@ -38,7 +38,7 @@ class Short(CountedIndex):
 def test_it_is_renewed_after_each_pack_and_before_the_manifests(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack, "FRAME_RAW", 1000)
+    monkeypatch.setattr(framing, "FRAME_RAW", 1000)
     monkeypatch.setattr(pack, "PACK_STORED", 20_000)
     tree = small_tree(tmp_path / "node")
     for number in range(3):
