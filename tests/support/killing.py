@@ -41,10 +41,20 @@ class Steps:
         if event == "open":
             path, _, flags = arguments
             return isinstance(flags, int) and bool(flags & _WRITES) and self._below(path)
+        if event in ("os.rename", "os.link"):
+            pairs = zip(arguments[:2], arguments[2:], strict=True)
+            arguments = tuple(_whole(*pair) for pair in pairs)
         return event in _CHANGES and any(self._below(argument) for argument in arguments)
 
     def _below(self, path: object) -> bool:
         return isinstance(path, str) and path.startswith(self.below)
+
+
+def _whole(path: object, directory: object) -> object:
+    """directory: the descriptor that the path is relative to, or -1."""
+    if not isinstance(directory, int) or directory < 0:
+        return path
+    return f"{os.readlink(f'/proc/self/fd/{directory}')}/{path}"
 
 
 def killed_before(last: int, below: Sequence[str], operation: Callable[[], object]) -> bool:
