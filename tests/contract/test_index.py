@@ -573,6 +573,24 @@ def test_commit_killed_at_any_step_is_completed_by_the_next(
         assert len(hit(database, hash=tree).parts) == 2
 
 
+def test_a_commit_of_too_much_is_refused(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of manifests, and of files that they list: all of them are in memory at once."""
+    keys = [put_part(store, part=f"rank_{rank}_0-d0") for rank in range(3)]
+    with pytest.raises(UsageError, match="at most 1024 manifests"):
+        Commit(manifests=tuple(keys[:1] * 1025))
+    session = begin(database, store)
+    monkeypatch.setattr("aotcache_service.ops.publish._MAX_FILES", 2)
+    body = Commit(manifests=tuple(keys))
+    with pytest.raises(UsageError, match="lists at most 2 files: commit part by part"):
+        commit(database, store, session.publish_id, body, now=NOW)
+    assert miss(database).reason == "unknown_hash"
+    fewer = Commit(manifests=tuple(keys[:2]))
+    commit(database, store, session.publish_id, fewer, now=NOW)
+    assert len(hit(database).parts) == 2
+
+
 def fill(database: Database, store: ObjectStore) -> None:
     for number in range(7):
         publish(
@@ -706,6 +724,44 @@ def test_a_count_that_cannot_be_written_does_not_end_counting(
     assert "lookups of 1 trees are not counted" in caplog.text
     usage.record(found.trees, 500)
     usage.start()
+    usage.close()
+    assert page(database).trees[0].lookups == 1
+
+
+class _Turns:
+    """Of a thread that waits for its end: so many times in vain."""
+
+    def __init__(self, turns: int) -> None:
+        self.left = turns
+
+    def wait(self, _seconds: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def set(self) -> None:
+        self.left = 0
+
+
+@pytest.mark.parametrize(("trees", "turns", "written"), [(1, 1, 1), (1000, 5, 0), (1000, 6, 1)])
+def test_counts_of_many_trees_are_written_every_sixth_time(
+    database: Database,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    trees: int,
+    turns: int,
+    written: int,
+) -> None:
+    publish(database, store)
+    with database.read() as db:
+        found = lookups.lookup(db, Lookup(layout=VLLM_AOT, hash=HASH, platform=PLATFORM))
+    assert isinstance(found, lookups.Found)
+    usage = UsageCounter(database)
+    usage.record((*found.trees, *range(10_000, 10_000 + trees - 1)), 500)
+    monkeypatch.setattr(usage, "_stop", _Turns(turns))
+    usage.start()
+    usage._thread.join()
+    assert page(database).trees[0].lookups == written
     usage.close()
     assert page(database).trees[0].lookups == 1
 

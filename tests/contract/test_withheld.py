@@ -28,12 +28,13 @@ from aotcache_service.index import tokens
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.models import TokenRow
+from aotcache_service.index.write import hide_generations
 from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.reindex import reindex
 from aotcache_service.ops.revoke import revoke_key
 from support.indexed import NOW, begin, finish, publish
-from support.stored import HASH, PLATFORM, key_of, make_manifest
+from support.stored import HASH, PLATFORM, key_of, make_manifest, put_part
 
 RANK = "rank_0_0-d0"
 NODES = 3
@@ -385,3 +386,52 @@ def test_what_a_revoked_key_signs_later_is_refused(database: Database, store: Ob
             sign(database, store, b"x", *signers, part=part)
     sign(database, store, b"y", ONE, part="rank_1_0-d1")
     assert isinstance(look_up(database, "rank_1_0-d1"), Hit)
+
+
+def test_a_deletion_that_was_cut_off_is_not_undone(database: Database, store: ObjectStore) -> None:
+    """What settles a tree again looks at all its parts: also at those whose rows are still there.
+
+    As a kill leaves it after the index hid them.
+    """
+    sign(database, store, b"1", TWO, part="rank_1_0-d1")
+    publish(database, store, b"model", part=RANK)
+    publish(database, store, b"shared")
+    with database.write() as db:
+        hide_generations(db, TREE, {"shared": 1})
+    fail(database, store)
+    assert is_quarantined(database)
+    assert not isinstance(look_up(database, "shared"), Hit)
+    revoke_key(database, store, RevokeKey(key=TWO))
+    quarantine.release(database, store, Release(layout=VLLM_AOT, hash=HASH))
+    assert not is_quarantined(database)
+    found = look_up(database)
+    assert isinstance(found, Hit)
+    assert [part.part for part in found.parts] == [RANK]
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_release_frees_what_a_rebuild_found_of_the_same(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    fail(database, store)
+    put_part(store, b"model", part=RANK, generation=2)  # and was refused at its commit
+    rebuilt = new_database()
+    reindex(rebuilt, store)
+    assert is_quarantined(rebuilt)
+    quarantine.release(rebuilt, store, Release(layout=VLLM_AOT, hash=HASH))
+    found = look_up(rebuilt, RANK)
+    assert isinstance(found, Hit)
+    assert found.parts[0].generation == 2
+
+
+def test_what_is_revoked_while_it_is_quarantined_is_not_released(
+    database: Database, store: ObjectStore
+) -> None:
+    sign(database, store, b"1", TWO, part=RANK)
+    fail(database, store)
+    # It was not served.
+    assert revoke_key(database, store, RevokeKey(key=TWO)).manifests == ()
+    quarantine.release(database, store, Release(layout=VLLM_AOT, hash=HASH))
+    found = look_up(database, RANK)
+    assert isinstance(found, Miss)
+    assert found.reason == "unknown_hash"

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from aotcache.errors import NotFoundError
 from aotcache.local.records import read_records, write_record
+from aotcache.net.http import HttpClient
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
-from support.site import aotcache, run
+from aotcache.remote.index import Index
+from support.site import aotcache, printed, run
 from support.vllm import start
 from support.vllm_site import PublishedStart, eventually, plugin_env
 
@@ -38,6 +41,10 @@ def test_another_graph_under_the_same_hash(vllm_published: PublishedStart, tmp_p
         assert started.tokens == vllm_published.started.tokens
         (warning,) = [line for line in started.aotcache if "WARNING" in line]
         assert "was compiled for another graph: lora rank 16 loras 4 (here none)" in warning
+        # What it compiled lies there now, and is its own.
+        again = start(root, env=env)
+        assert [line for line in again.aotcache if "WARNING" in line] == []
+        assert len(again.loaded) == 1
 
         allowed = vllm_published.fresh(tmp_path / "other", env={**env, "AOTCACHE_ANY_RECIPE": "1"})
         assert len(allowed.loaded) == 1
@@ -47,7 +54,8 @@ def test_another_graph_under_the_same_hash(vllm_published: PublishedStart, tmp_p
 def test_a_secret_of_the_engines_environment_is_not_published(
     vllm_published: PublishedStart, tmp_path: Path
 ) -> None:
-    """The plugin's publisher has the engine's environment, and finds what of it is in the tree."""
+    """The plugin's publisher has the engine's environment, and finds what of it is in the tree. Nor
+    is the token told that it publishes with."""
     root = tmp_path / "node"
     shutil.copytree(vllm_published.cache_root, root)
     (root / ".aotcache" / "publisher.log").unlink(missing_ok=True)
@@ -56,7 +64,13 @@ def test_a_secret_of_the_engines_environment_is_not_published(
     (tree / "inductor_cache" / "zz").mkdir()
     (tree / "inductor_cache" / "zz" / "czz.py").write_text(f"# {secret}\n")
     with run(tmp_path / "service") as service:
-        env = {**plugin_env(service, publishes=True, headers=True), "REGISTRY_PASSWORD": secret}
+        words = ("token", "create", "--data-dir", str(service.data), "--json")
+        token = str(printed(aotcache(*words, "--scope", "publish"))["token"])
+        env = {
+            **plugin_env(service, publishes=True, headers=True),
+            "AOTCACHE_TOKEN": token,
+            "REGISTRY_PASSWORD": secret,
+        }
         started = start(root, env=env)
         assert started.exit_code == 0, started.log[-5000:]
         log = root / ".aotcache" / "publisher.log"
@@ -64,7 +78,11 @@ def test_a_secret_of_the_engines_environment_is_not_published(
             lambda: text if "REGISTRY_PASSWORD" in (text := log.read_text()) else None,
             "the publisher says what it found",
         )
-        assert secret not in said
         assert "czz.py holds, at byte 2, the value of REGISTRY_PASSWORD" in said
-        store = service.site().store
-        assert not [found.key for found in store.list("") if "/shared/" in found.key]
+        for text in (started.log, said, service.log.read_text()):
+            assert token not in text
+            assert secret not in text
+        # Other trees of the start hold no secret.
+        detail = Index(HttpClient(service.url, token)).tree
+        with pytest.raises(NotFoundError):
+            detail(vllm_published.hash)

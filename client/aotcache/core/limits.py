@@ -46,8 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 def _check(found: int, most: int, unit: str, setting: str, what: str) -> None:
     if found > most:
         raise ManifestError(
-            f"{what} has {found} {unit}, and this node takes {most}: nothing was installed; if "
-            f"that is right, raise {setting}"
+            f"{what} has {found} {unit}, and this node takes {most}: it was left alone; if that is "
+            f"right, raise {setting}"
         )
 
 

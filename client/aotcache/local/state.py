@@ -110,12 +110,8 @@ class TreeState(msgspec.Struct, frozen=True):
         """Of all trees that lie beside this one."""
         return os.path.dirname(self._path("outcomes"))
 
-    @property
-    def _manifests(self) -> str:
-        return self._path("manifests")
-
     def _manifest(self, target: str, part: str) -> str:
-        return os.path.join(self._manifests, target, check_part(part) + ".manifest")
+        return os.path.join(self.manifests, target, check_part(part) + ".manifest")
 
     def remember(self, target: str, part: str, data: bytes) -> None:
         """Keep the manifest that was pulled or published, for what asks `remembered` later."""
@@ -123,12 +119,12 @@ class TreeState(msgspec.Struct, frozen=True):
 
     def remembered(self, target: str) -> dict[str, bytes]:
         """The manifests this node has pulled from or published to `target`, by part."""
-        return read_folder(os.path.join(self._manifests, target), ".manifest")
+        return read_folder(os.path.join(self.manifests, target), ".manifest")
 
     def targets(self) -> list[str]:
         """All targets of which something is remembered. Raises LocalError."""
         try:
-            return sorted(os.listdir(self._manifests))
+            return sorted(os.listdir(self.manifests))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -165,7 +161,7 @@ class TreeState(msgspec.Struct, frozen=True):
     def _sweep(self) -> None:
         """Remove what killed writers of this tree left. They held the lock, as its writers do;
         only records are written without it."""
-        manifests = os.path.join(escape(self._manifests), "*", "*.manifest")
+        manifests = os.path.join(escape(self.manifests), "*", "*.manifest")
         for pattern in (manifests, escape(self.journal), escape(self.memo)):
             for path in iglob(pattern + _UNFINISHED):
                 with suppress(OSError):

@@ -114,7 +114,7 @@ def tree_details(db: Session, wanted: Filter) -> TreeDetails:
         trees=tuple(
             TreeDetail(
                 tree=summary(tree, recipe, outcomes.get(tree.id, {})),
-                parts=tuple(stored_part(part) for part in parts[tree.id]),
+                parts=tuple(stored_part(part, part.signers) for part in parts[tree.id]),
                 hash_factors=tree.hash_factors,
                 notes=tree.notes,
             )

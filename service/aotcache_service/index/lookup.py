@@ -22,14 +22,13 @@ from aotcache.protocol.v1.lookup import (
     Hit,
     Lookup,
     Miss,
-    StoredPart,
 )
 
 from ..auth import READ, Caller
 from .database import Database
 from .models import TreeRow
 from .publishing import quarantined
-from .rows import missing_parts
+from .rows import missing_parts, stored_part
 from .served import Key, Served, served
 
 # More platforms than one hash ever has: bounds the work of saying why there is none.
@@ -184,18 +183,7 @@ def _hit(rows: Sequence[Served], storage_url: str) -> Hit:
         layout=tree.layout,
         hash=tree.hash,
         platform=tree.platform_id,
-        parts=tuple(
-            StoredPart(
-                part=row.part,
-                generation=row.generation,
-                manifest=row.manifest,
-                files=row.files,
-                raw_bytes=row.raw_bytes,
-                stored_bytes=row.stored_bytes,
-                signers=_texts(row.signers),
-            )
-            for row in rows
-        ),
+        parts=tuple(stored_part(row, _texts(row.signers)) for row in rows),
         missing=missing_parts(_texts(tree.expected_parts), [row.part for row in rows]),
         compile_seconds=tree.compile_seconds,
         storage_url=storage_url,

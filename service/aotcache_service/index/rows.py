@@ -20,7 +20,7 @@ def tree_key(row: TreeRow) -> TreeKey:
     )
 
 
-def stored_part(row: PartRow | Any) -> StoredPart:
+def stored_part(row: PartRow | Any, signers: Iterable[str]) -> StoredPart:
     """row: a PartRow, or a plain row that has its columns."""
     return StoredPart(
         part=row.part,
@@ -29,7 +29,7 @@ def stored_part(row: PartRow | Any) -> StoredPart:
         files=row.files,
         raw_bytes=row.raw_bytes,
         stored_bytes=row.stored_bytes,
-        signers=tuple(row.signers),
+        signers=tuple(signers),
     )
 
 

@@ -6,9 +6,7 @@ manifest, which later ones may be written against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sqlalchemy import delete, select
+from sqlalchemy import Text, cast, delete, select, update
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.names import TreeKey
@@ -22,7 +20,7 @@ from .models import (
     TreeRow,
     VerdictRow,
 )
-from .publishing import find_tree, quarantine_of, revoked_keys
+from .publishing import find_tree, quarantine_of
 from .write import settle_tree
 
 
@@ -31,14 +29,15 @@ def revoke(db: Session, namespace: str, key: str) -> list[str]:
     if db.get(RevokedKeyRow, (namespace, key)) is None:
         db.add(RevokedKeyRow(namespace=namespace, key=key))
         db.flush()
-    revoked = revoked_keys(db, namespace)
-    rows = db.execute(
+    found = db.execute(
         select(PartRow, TreeRow)
         .join(TreeRow, TreeRow.id == PartRow.tree_id)
-        .where(TreeRow.namespace == namespace, PartRow.withheld == "")
+        # The text of the JSON: an id is 32 hex characters, and no other name has as many.
+        .where(TreeRow.namespace == namespace, cast(PartRow.signers, Text).contains(key))
+        # What is quarantined too: it may be released.
+        .where(PartRow.withheld != REVOKED)
         .order_by(PartRow.id)
-    )
-    found = [(part, tree) for part, tree in rows if revoked.intersection(part.signers)]
+    ).all()
     served = [part.manifest for part, _ in found if part.newest]
     for part, _ in found:
         part.withheld = REVOKED
@@ -76,8 +75,12 @@ def quarantine(
     if stored is None:
         return
     row.content = content or content_of_part(db, stored, part, generation) or row.content
-    for one in _parts(db, stored, part, row.generation):
-        one.withheld = one.withheld or QUARANTINED
+    of_part = (PartRow.tree_id == stored.id, PartRow.part == part)
+    db.execute(
+        update(PartRow)
+        .where(*of_part, PartRow.generation <= row.generation, PartRow.withheld == "")
+        .values(withheld=QUARANTINED)
+    )
     _forget_verdicts(db, stored, part)
     settle_tree(db, stored)
 
@@ -89,9 +92,11 @@ def release(db: Session, row: QuarantineRow) -> None:
     )
     stored = find_tree(db, key)
     if stored is not None:
-        for one in _parts(db, stored, row.part, row.generation):
-            if one.withheld == QUARANTINED:
-                one.withheld = ""
+        # All of them: a later one of the same content may have been found in storage.
+        of_part = (PartRow.tree_id == stored.id, PartRow.part == row.part)
+        db.execute(
+            update(PartRow).where(*of_part, PartRow.withheld == QUARANTINED).values(withheld="")
+        )
         _forget_verdicts(db, stored, row.part)
         settle_tree(db, stored)
     db.delete(row)
@@ -103,14 +108,6 @@ def content_of_part(db: Session, tree: TreeRow, part: str, generation: int) -> s
         PartRow.tree_id == tree.id, PartRow.part == part, PartRow.generation == generation
     )
     return db.scalar(one) or ""
-
-
-def _parts(db: Session, tree: TreeRow, part: str, up_to: int) -> Sequence[PartRow]:
-    return db.scalars(
-        select(PartRow).where(
-            PartRow.tree_id == tree.id, PartRow.part == part, PartRow.generation <= up_to
-        )
-    ).all()
 
 
 def _forget_verdicts(db: Session, tree: TreeRow, part: str) -> None:

@@ -102,8 +102,6 @@ def release(database: Database, store: ObjectStore, asked: Release) -> Released:
         QuarantineRow.layout == asked.layout,
         QuarantineRow.hash == asked.hash,
     )
-    if asked.platform:
-        query = query.where(QuarantineRow.platform_id == asked.platform)
     if asked.part:
         query = query.where(QuarantineRow.part == asked.part)
     with database.read() as db:

@@ -103,6 +103,11 @@ def test_what_only_begins_like_one(text: str) -> None:
         ("MAX_NUM_BATCHED_TOKENS", "1000000000", False),
         ("AOTCACHE_SIGNING_KEY", "/etc/keys/signing.pem", False),
         ("KEY_SERVER", "https://keys.example", False),
+        # Base64 has slashes, and the secret of a webhook is a place of its own.
+        ("S3_SECRET", "/3fD9qLmZx81TtYrEwPo2/Kd", True),
+        ("SLACK_TOKEN_URL", "https://hooks.example/T0/B0/aXbYcZdWeVfUgThSiRjQ", True),
+        ("TOKEN_FILE", "../secrets/aotcache/token", False),
+        ("KEY_HOME", "~/.config/keys", False),
     ],
 )
 def test_variables_that_hold_secrets(name: str, value: str, *, is_secret: bool) -> None:

@@ -44,10 +44,15 @@ def test_in_a_file(here: Here, tmp_path: Path, path: str) -> None:
     assert stored(here)
 
 
-def test_in_the_record_of_the_engine(here: Here, tmp_path: Path) -> None:
+@pytest.mark.parametrize("secret", [SECRET, 'quo"ted\\horse\nbattery', "schön-geheim-ÿ"])
+def test_in_the_record_of_the_engine(here: Here, tmp_path: Path, secret: str) -> None:
+    """However a manifest escapes it."""
     tree = small_tree(tmp_path)
-    record(Path(tree.path), "rank_0_0-d0", platform=H100, hash_factors={"env.MY_REGISTRY": SECRET})
-    assert refused(here, tree).startswith(f"the record of {tree.path} holds")
+    record(Path(tree.path), "rank_0_0-d0", platform=H100, hash_factors={"env.MY_REGISTRY": secret})
+    scanner = Scanner({"REGISTRY_PASSWORD": secret})
+    with pytest.raises(LeakError, match=f"the record of {tree.path} holds") as caught:
+        publish_tree(replace(here.site(), scanner=scanner), tree)
+    assert secret not in str(caught.value)
     assert not [key for key in stored(here) if "/trees/" in key]
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 
 from aotcache import settings
-from aotcache.core.trust import UNSIGNED, SigningKey, make_policy
+from aotcache.core.trust import UNSIGNED, Keyring, make_policy
 from aotcache.engines.doctor.findings import Finding, Setup, note, ok, problem
 from aotcache.errors import AotcacheError
 from aotcache.sync.connect import read_signing_key, read_trusted_keys
@@ -19,7 +19,19 @@ def check_trust(setup: Setup) -> Iterator[Finding]:
         signer = read_signing_key(setup.signing_key)
     except AotcacheError as error:
         yield problem("trust", f"the signing key cannot be used: {error}")
-    yield from _check_policy(setup, signer)
+    try:
+        keys = read_trusted_keys(setup.trusted_keys)
+    except AotcacheError as error:
+        yield problem("trust", str(error))
+        keys = Keyring()
+    if signer is not None and signer.id in keys.revoked:
+        yield problem(
+            "trust",
+            f"the signing key {signer.id} is revoked here: nothing is signed with it",
+            "move it away, and make another with `aotcache key generate`",
+        )
+        signer = None
+    yield from _check_policy(setup, keys.plus(signer))
     if signer is not None:
         yield from _check_mode(setup.signing_key or settings.config_file("signing.pem"))
     publishes = settings.is_on(setup.environ.get(settings.PUBLISH))
@@ -37,10 +49,9 @@ def check_trust(setup: Setup) -> Iterator[Finding]:
         yield ok("trust", f"{settings.PUBLISH} is not set: the engine's node only pulls")
 
 
-def _check_policy(setup: Setup, signer: SigningKey | None) -> Iterator[Finding]:
+def _check_policy(setup: Setup, keys: Keyring) -> Iterator[Finding]:
     try:
-        keys = read_trusted_keys(setup.trusted_keys)
-        policy = make_policy(setup.trust, keys.plus(signer))
+        policy = make_policy(setup.trust, keys)
     except AotcacheError as error:
         yield problem("trust", str(error))
     else:
@@ -53,12 +64,6 @@ def _check_policy(setup: Setup, signer: SigningKey | None) -> Iterator[Finding]:
             )
         else:
             yield ok("trust", f"signed: {len(policy.keys)} trusted key(s)")
-        if signer is not None and signer.id in keys.revoked:
-            yield problem(
-                "trust",
-                f"the signing key {signer.id} is revoked here: nothing is published",
-                "move it away, and make another with `aotcache key generate`",
-            )
 
 
 def _check_mode(path: str) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ from aotcache.protocol.names import (
     check_hash,
     check_namespace,
     check_part,
-    check_platform_id,
 )
 
 MAX_QUARANTINED = 1000
@@ -43,19 +42,16 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Empty platform, part: all of them."""
+    """Of every platform. Empty part: all of them."""
 
     layout: str
     hash: str
-    platform: str = ""
     part: str = ""
     namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         check_hash(self.layout, self.hash)
-        if self.platform:
-            check_platform_id(self.platform)
         if self.part:
             check_part(self.part)
 
