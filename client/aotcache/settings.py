@@ -33,6 +33,11 @@ def is_on(value: str | None) -> bool:
     return (value or "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
+def is_secret(name: str) -> bool:
+    """Whether the value of this variable, anybody's, is told to nobody."""
+    return any(word in name.upper() for word in ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL"))
+
+
 def config_file(name: str) -> str:
     """A file of ours in the user's configuration directory."""
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")

@@ -53,8 +53,7 @@ class Source:
 
     prefix: a blob that is nearly equal, as (digest, reader of its bytes, which may give None): the
     source is then compressed against it, in frames of its own. Of sources that share one and
-    follow each other it is read once. own_prefix: that blob is among the sources itself. size: at
-    most MAX_BLOB.
+    follow each other it is read once. size: at most MAX_BLOB.
     """
 
     digest: str
@@ -63,13 +62,12 @@ class Source:
     name: str
     read: Callable[[], Iterable[bytes]]
     prefix: tuple[str, Callable[[], bytes | None]] | None = None
-    own_prefix: bool = False
 
 
 @dataclass(slots=True)
 class RawFrame:
     """names: of the blobs in it, with their offset in this frame. at, before: where it begins in
-    the first of them, and the bytes that come before that. own_prefix: as of a Source."""
+    the first of them, and the bytes that come before that."""
 
     data: bytes
     starts: list[tuple[str, int, int]]  # digest, offset in this frame, size of the whole blob
@@ -79,7 +77,6 @@ class RawFrame:
     prefix: Prefix | None = None
     start: int = 0  # of the piece of the prefix
     length: int = 0
-    own_prefix: bool = False
 
 
 def raw_frames(sources: Iterable[Source]) -> Iterator[RawFrame]:
@@ -174,7 +171,6 @@ def _against(prefix: Prefix, source: Source) -> Iterator[RawFrame]:
         frame = RawFrame(piece, starts, names, at, before)
         if end - start >= MIN_PREFIX:
             frame.prefix, frame.start, frame.length = prefix, start, end - start
-            frame.own_prefix = source.own_prefix
         yield frame
         before = piece[-_BEFORE:]
 

@@ -105,11 +105,7 @@ def _search(frame: RawFrame, scanner: Scanner) -> None:
     before = frame.before[-scanner.margin :]
     if before and (found := scanner.find(before + frame.data[: scanner.margin])) is not None:
         raise leak_in(frame.names[0][1], frame.at - len(before), found)
-    if frame.prefix is not None and frame.own_prefix:
-        found = scanner.find_beside(frame.data, frame.prefix.data, frame.at)
-    else:
-        found = scanner.find(frame.data)
-    if found is not None:
+    if (found := scanner.find(frame.data)) is not None:
         offset, name = next(n for n in reversed(frame.names) if n[0] <= found.at)
         raise leak_in(name, frame.at - offset, found)
 

@@ -146,7 +146,6 @@ class Uploader:
                     f"{self._tree.path}/{entry.path}",
                     self._reader(entry),
                     prefix,
-                    own_prefix=prefix is not None and prefix[0] in needed,
                 )
             )
         # What has frames of its own comes after what shares them, so that it cuts none short.

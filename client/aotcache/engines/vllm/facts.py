@@ -12,12 +12,12 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from aotcache.core.leaks import SECRET_NAME
 from aotcache.engines.vllm.command import model_name
 from aotcache.probe.platform import Detected
 from aotcache.probe.torch_probe import detect_with_torch
 from aotcache.protocol.names import SHARED, rank_part
 from aotcache.protocol.recipe import Recipe
+from aotcache.settings import is_secret
 
 logger = logging.getLogger("vllm.aotcache")
 
@@ -145,7 +145,7 @@ def _hash_factors(module: Any) -> dict[str, str]:
     for name, value in variables.items():
         if value is not None:
             text = json.dumps(value, default=str)
-            factors[f"env.{name}"] = "set" if SECRET_NAME.search(name) else text[:_MAX_VALUE]
+            factors[f"env.{name}"] = "set" if is_secret(name) else text[:_MAX_VALUE]
     for name, value in vars(config).items():
         if callable(getattr(value, "compute_hash", None)):
             factors[f"config.{name}"] = str(value.compute_hash())
