@@ -25,7 +25,9 @@ PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
 # at the least, and zstd makes what does not compress a little longer.
 PACK_LIMIT = 127 << 20
 MAX_BLOB = 96 << 20  # bytes of a blob before compression
-PIECE = 128 << 10  # bytes of a frame that are decompressed at a time
+# Bytes of a frame that are decompressed at a time: few enough to stay in the processor's cache
+# until they are hashed and written, and enough for threads not to wait for each other all the time.
+PIECE = 512 << 10
 LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 

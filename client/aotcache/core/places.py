@@ -105,10 +105,13 @@ class Job:
         return sum(placed.frame.stored for placed in self.frames)
 
 
-def plan_jobs(places: Places, digests: Iterable[str], stored_per_job: int) -> list[Job]:
+def plan_jobs(
+    places: Places, digests: Iterable[str], stored_per_job: int, raw_per_job: int
+) -> list[Job]:
     """Which frames to read for these blobs, cut into jobs that can run at once: no blob and no
-    frame is in two jobs. Raises ManifestError when blobs overlap, or two manifests describe
-    one pack differently."""
+    frame is in two jobs. stored_per_job, raw_per_job: bytes after which one is closed. Raises
+    ManifestError when blobs overlap, or two manifests describe one pack differently.
+    """
     by_pack: dict[str, list[tuple[int, int, str]]] = {}
     packs: dict[str, PackPlace] = {}
     for digest in dict.fromkeys(digests):
@@ -118,12 +121,16 @@ def plan_jobs(places: Places, digests: Iterable[str], stored_per_job: int) -> li
         by_pack.setdefault(place.pack.name, []).append((place.offset, place.size, digest))
     jobs = []
     for name, blobs in by_pack.items():
-        jobs += _jobs_of_pack(places, packs[name], sorted(blobs), stored_per_job)
+        jobs += _jobs_of_pack(places, packs[name], sorted(blobs), stored_per_job, raw_per_job)
     return jobs
 
 
 def _jobs_of_pack(
-    places: Places, pack: PackPlace, blobs: list[tuple[int, int, str]], stored_per_job: int
+    places: Places,
+    pack: PackPlace,
+    blobs: list[tuple[int, int, str]],
+    stored_per_job: int,
+    raw_per_job: int,
 ) -> list[Job]:
     at = [0, *accumulate(frame.stored for frame in pack.frames)]
     raw_at = [0, *accumulate(frame.raw for frame in pack.frames)]
@@ -144,7 +151,9 @@ def _jobs_of_pack(
         end = offset + size
         needed = places.frames_of(Place(pack, offset, size))
         stored = sum(pack.frames[i].stored for i in frames)
-        if frames and needed[0] > frames[-1] and stored >= stored_per_job:
+        raw = sum(pack.frames[i].raw for i in frames)
+        full = stored >= stored_per_job or raw >= raw_per_job
+        if full and needed[0] > frames[-1]:
             close()
         frames += [i for i in needed if not frames or i > frames[-1]]
         inside.append((digest, offset, size))

@@ -19,7 +19,9 @@ from aotcache.storage import ObjectStore
 from aotcache.sync.prefixes import Prefixes
 
 _CONNECTIONS = 8
-_JOB = 4 << 20  # stored bytes after which a job is closed
+# Bytes after which a job is closed: as stored, so that connections share what has to come, and as
+# written, so that processors share what has to be done with it.
+_STORED_JOB, _RAW_JOB = 4 << 20, 16 << 20
 _RANGE = 8 << 20  # stored bytes of one request at most, unless a frame is larger
 
 Consume = Callable[[str, int, Iterable[memoryview]], None]
@@ -46,11 +48,12 @@ class Fetcher:
         self._moved = moved
         self._near = near
         self._prefixes = Prefixes()
-        # Threads wait for bytes; more of them at work than processors get in each other's way.
-        self._at_work = threading.Semaphore(os.cpu_count() or 2)
+        # Threads wait for bytes, and one more than there are processors for the interpreter's lock;
+        # still more of them at work get in each other's way.
+        self._at_work = threading.Semaphore((os.cpu_count() or 2) + 1)
 
     def plan(self, digests: Iterable[str]) -> list[Job]:
-        return plan_jobs(self._places, digests, _JOB)
+        return plan_jobs(self._places, digests, _STORED_JOB, _RAW_JOB)
 
     def run(
         self,

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _TICK = 0.5  # seconds between looks at trees that are being written
 _LOOKS_SHARE = 20  # a look that took t seconds is not repeated for 20 t: at most 5 % of a core
+_RESCANS_SHARE = 200  # the same for looks for growth, which go on for ever: at most 0.5 %
 _GRAPHS = ("fxgraph", "aotautograd")
 _FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds until a failed publish is tried again
 
@@ -52,8 +53,9 @@ class Watcher:
     """Publishes from one cache root.
 
     platform: for trees without a record (None: they are named in the log and left); a record says
-    it itself. rescan: seconds between looks for growth in trees that were complete. What was
-    published stays published: a tree that is deleted from the service is not published again.
+    it itself. rescan: seconds between looks for growth in trees that were complete; more where
+    there are so many that a look takes long. What was published stays published: a tree that is
+    deleted from the service is not published again.
     """
 
     site: Site
@@ -106,9 +108,11 @@ class Watcher:
                         events.changed.clear()
                         self._find_again()
                 if time.monotonic() >= next_rescan:
+                    begin = time.thread_time()
                     self._find_again()
                     self._find_growth()
-                    next_rescan = time.monotonic() + self.rescan
+                    took = time.thread_time() - begin
+                    next_rescan = time.monotonic() + max(self.rescan, _RESCANS_SHARE * took)
                 for watched in self._trees.values():
                     if stop.is_set():
                         break
@@ -258,7 +262,7 @@ def has_new(
 def directory_times(tree_path: str) -> int:
     """A fingerprint of the directories in which new files show, without reading the many that hold
     the files themselves: Inductor's of two characters, its graphs' of a key, Triton's a kernel."""
-    times = []
+    found = 0
     todo = [tree_path]
     while todo:
         folder = todo.pop()
@@ -267,12 +271,12 @@ def directory_times(tree_path: str) -> int:
         # listed here; a graph that grows by an entry shows in its key's directory alone.
         last = name in ("triton", "triton_cache") or os.path.basename(above) in _GRAPHS
         with suppress(OSError), os.scandir(folder) as entries:
-            times.append((folder, os.stat(folder).st_mtime_ns))
+            found ^= hash((folder, os.stat(folder).st_mtime_ns))
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     continue
                 if last or (len(entry.name) == 2 and name not in _GRAPHS):
-                    times.append((entry.path, entry.stat(follow_symlinks=False).st_mtime_ns))
+                    found ^= hash((entry.path, entry.stat(follow_symlinks=False).st_mtime_ns))
                 else:
                     todo.append(entry.path)
-    return hash(frozenset(times))
+    return found

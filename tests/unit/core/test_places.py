@@ -65,13 +65,13 @@ def covered(job: Job, pack_place: PackPlace) -> list[tuple[int, int]]:
     return runs
 
 
-@given(what=stored(), limit=st.integers(1, 200), data=st.data())
+@given(what=stored(), limit=st.integers(1, 200), raw=st.integers(1, 1000), data=st.data())
 def test_a_plan_has_each_blob_once_and_no_frame_twice(
-    what: tuple[Places, list[str]], limit: int, data: st.DataObject
+    what: tuple[Places, list[str]], limit: int, raw: int, data: st.DataObject
 ) -> None:
     places, digests = what
     wanted = data.draw(st.lists(st.sampled_from(digests), unique=True)) if digests else []
-    jobs = plan_jobs(places, wanted, limit)
+    jobs = plan_jobs(places, wanted, limit, raw)
     assert Counter(blob for job in jobs for blob, _, _ in job.blobs) == Counter(wanted)
     frames = [(job.pack, placed.at) for job in jobs for placed in job.frames]
     assert len(frames) == len(set(frames))
@@ -99,9 +99,10 @@ def test_jobs_are_cut_where_frames_are_not_shared() -> None:
     places = Places()
     for start, end in ((0, 100), (100, 250), (250, 300), (300, 400)):
         places.add(digest(start), Place(pack(1, frames), start, end - start))
-    jobs = plan_jobs(places, map(digest, (0, 100, 250, 300)), stored_per_job=10)
-    assert [[blob[1] for blob in job.blobs] for job in jobs] == [[0], [100, 250], [300]]
-    (whole,) = plan_jobs(places, map(digest, (300, 250, 100, 0)), stored_per_job=1_000)
+    for stored, raw in ((10, 1_000), (1_000, 100)):
+        jobs = plan_jobs(places, map(digest, (0, 100, 250, 300)), stored, raw)
+        assert [[blob[1] for blob in job.blobs] for job in jobs] == [[0], [100, 250], [300]]
+    (whole,) = plan_jobs(places, map(digest, (300, 250, 100, 0)), 1_000, 1_000)
     assert whole.stored == 40
 
 
@@ -110,7 +111,7 @@ def test_a_pack_that_is_described_in_two_ways_is_refused() -> None:
     places.add(digest(1), Place(pack(1, [(10, 100)]), 0, 50))
     places.add(digest(2), Place(pack(1, [(10, 60), (1, 40)]), 50, 50))
     with pytest.raises(ManifestError, match="in two ways"):
-        plan_jobs(places, [digest(1), digest(2)], 1)
+        plan_jobs(places, [digest(1), digest(2)], 1, 1)
 
 
 def test_blobs_that_overlap_are_refused() -> None:
@@ -118,7 +119,7 @@ def test_blobs_that_overlap_are_refused() -> None:
     places.add(digest(1), Place(pack(1, [(10, 100), (10, 100)]), 0, 200))
     places.add(digest(2), Place(pack(1, [(10, 100), (10, 100)]), 50, 100))
     with pytest.raises(ManifestError):
-        plan_jobs(places, [digest(1), digest(2)], 1_000)
+        plan_jobs(places, [digest(1), digest(2)], 1_000, 1_000)
 
 
 @given(what=stored())

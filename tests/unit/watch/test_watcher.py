@@ -442,6 +442,27 @@ def test_growth_shows_in_the_times_of_directories(tmp_path: Path, path: str) -> 
     assert directory_times(tree.path) != before
 
 
+def test_looks_that_take_long_are_rare(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle watcher of many trees takes at most a two-hundredth of a core."""
+    watching = Watching(here, tmp_path / "root")
+    small_tree(watching.root)
+    looks = []
+
+    def slow(_path: str) -> int:
+        looks.append(time.thread_time())
+        while time.thread_time() < looks[-1] + 0.1:
+            pass
+        return len(looks)  # it grew: what is due is looked at again at once
+
+    monkeypatch.setattr(module, "directory_times", slow)
+    with watching.running():
+        watching.results.get(timeout=SECONDS)
+        time.sleep(2)
+        assert len(looks) == 1
+
+
 _listening: list[list[str]] = []
 
 
