@@ -6,6 +6,7 @@ on the node stays as it was.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -233,7 +234,18 @@ def test_a_section_that_would_fill_the_memory(scene: Scene) -> None:
         scene.refused(ManifestError, "too large")
 
 
-@pytest.mark.parametrize("limit", ["manifest_bytes", "files", "tree_bytes", "ratio"])
+def test_places_ask_for_more_than_there_can_be(scene: Scene) -> None:
+    """Before anything of it is asked for."""
+    good = scene.manifest()
+    (pack, *rest) = good.locations.packs
+    large = msgspec.structs.replace(pack.frames[0], stored=50 << 30)
+    packs = (msgspec.structs.replace(pack, frames=(large, *pack.frames[1:])), *rest)
+    locations = msgspec.structs.replace(good.locations, packs=packs)
+    scene.replace(scene.key(), encode_manifest(good.statement_bytes, locations, good.signatures))
+    scene.refused(ManifestError, "empty or too large")
+
+
+@pytest.mark.parametrize("limit", ["manifest_bytes", "files", "tree_bytes", "ratio", "range_bytes"])
 def test_what_is_over_the_nodes_limits(scene: Scene, limit: str) -> None:
     site = replace(scene.site, limits=Limits(**{limit: 0}))
     scene.refused(ManifestError, f"this node takes 0: .* raise AOTCACHE_MAX_{limit.upper()}", site)
@@ -338,6 +350,19 @@ def test_a_link_is_planted_in_the_tree(scene: Scene, where: str) -> None:
     with pytest.raises(LocalError, match="is a link or a file where the tree has a directory"):
         scene.pull()
     assert contents(outside) == {"file": b"precious"}
+
+
+def test_a_hard_link_is_planted_in_the_tree(scene: Scene) -> None:
+    """A file that is there is never written to: what else has its bytes keeps them."""
+    victim = scene.folder / "precious"
+    victim.write_bytes(b"precious")
+    tree = scene.root / "torch_compile_cache" / "torch_aot_compile" / scene.tree.hash
+    (tree / "rank_0_0").mkdir(parents=True)
+    os.link(victim, tree / "rank_0_0" / "model")
+    found = scene.pull()
+    assert isinstance(found, Pulled)
+    assert found.kept == 1
+    assert victim.read_bytes() == b"precious"
 
 
 def test_the_tree_itself_is_a_link(scene: Scene) -> None:

@@ -134,7 +134,9 @@ class _Shared:
                 # Of this source all but the rest is in frames now.
                 self._clear(read - len(rest), frame.data[-_BEFORE:])
                 self._buffer, self._names = rest, [(0, source.name)]
-        if self._buffer and not self._starts:
+        if not self._buffer:
+            self._clear()  # it ended with a frame: what comes next is behind nothing
+        elif not self._starts:
             # The end of a large blob: what comes next begins a frame of its own.
             yield from self.close()
 

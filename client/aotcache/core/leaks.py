@@ -7,6 +7,7 @@ is a net under the publisher, not a proof.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from aotcache.errors import LeakError
 from aotcache.settings import is_secret
 
 _SHORTEST = 8  # a shorter value is found by chance
+_MOST = 4096  # characters of a longer one that are looked for
+_PIECE = 256 << 10  # bytes that are searched at a time
 _LONG = 20  # characters between two slashes that are no name any more
 
 # By what they begin with: to find one of these texts takes a hundredth of the time that one of the
@@ -56,9 +59,10 @@ class Scanner:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         values = {
-            value.encode("utf-8", "surrogateescape"): name
+            form: name
             for name, value in environ.items()
-            if is_secret(name) and _stands_out(value)
+            if is_secret(name) and _stands_out(value.strip())
+            for form in _written(value.strip())
         }
         forms = {
             **{re.escape(value): f"the value of {name}" for value, name in values.items()},
@@ -71,20 +75,34 @@ class Scanner:
         self.margin = max([_LONGEST, *map(len, values)])
 
     def find(self, data: bytes) -> Leak | None:
-        for _, start, end in self._begins.find_matches_as_indexes(data):
-            # It goes on behind what it found, which may be none and overlap the beginning of one.
-            for at in range(start, end):
-                if found := self._form.match(data, at):
-                    return Leak(at, self._words[(found.lastindex or 0) - 1])
+        # In pieces, as all that only begins like one is held in memory.
+        for piece in range(0, len(data), _PIECE):
+            part = data[piece : piece + _PIECE + self.margin]
+            for _, start, end in self._begins.find_matches_as_indexes(part):
+                # It goes on behind what it found, which may overlap the beginning of another.
+                for at in range(piece + start, piece + end):
+                    if found := self._form.match(data, at):
+                        return Leak(at, self._words[(found.lastindex or 0) - 1])
         return None
 
 
 def _stands_out(value: str) -> bool:
-    """Not a number, nor a place, of which every tree is full: that has no long piece."""
-    is_place = value.startswith(("/", "~", ".", "http://", "https://"))
-    if is_place and all(len(piece) < _LONG for piece in value.split("/")):
+    """Not a number, nor a place, of which every tree is full: that has no long piece, and no
+    password."""
+    is_place = value.startswith(("/", "~/", "./", "../", "http://", "https://"))
+    pieces = value.split("/")
+    if is_place and "@" not in value and all(len(piece) < _LONG for piece in pieces):
         return False
     return len(value) >= _SHORTEST and not value.replace(",", "").isdigit()
+
+
+def _written(value: str) -> set[bytes]:
+    """As bytes, in JSON, and in Python's and C++'s sources. A long one is known by its beginning,
+    so that what two pieces have to share stays small."""
+    kept = value[:_MOST]
+    in_json = (json.dumps(kept, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+    texts = {kept, *in_json, repr(kept)[1:-1], kept.replace('"', '\\"')}
+    return {text.encode("utf-8", "surrogateescape") for text in texts}
 
 
 def leak_in(name: str, at: int, found: Leak) -> LeakError:

@@ -10,23 +10,26 @@ from collections.abc import Mapping
 import msgspec
 
 from aotcache.errors import ManifestError, UsageError
-from aotcache.protocol.manifest import MAX_FILES, Manifest
+from aotcache.protocol.manifest import MAX_FILES, MAX_FRAME, Manifest
 from aotcache.protocol.sections import MAX_MANIFEST
 
 MANIFEST_BYTES = "AOTCACHE_MAX_MANIFEST_BYTES"
 FILES = "AOTCACHE_MAX_FILES"
 TREE_BYTES = "AOTCACHE_MAX_TREE_BYTES"
 RATIO = "AOTCACHE_MAX_RATIO"
+RANGE_BYTES = "AOTCACHE_MAX_RANGE_BYTES"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Of one part. tree_bytes: of all its files. ratio: bytes of its frames after decompression by
-    those before; a rank's `model` that is stored against another's reaches two thousand."""
+    those before; a rank's `model` that is stored against another's reaches two thousand.
+    range_bytes: that one frame takes as stored, and so one request."""
 
     manifest_bytes: int = MAX_MANIFEST
     files: int = MAX_FILES
     tree_bytes: int = 64 << 30
     ratio: int = 20_000
+    range_bytes: int = 2 * MAX_FRAME
 
     def check_size(self, data: bytes, what: str) -> None:
         """Before a manifest is read. Raises ManifestError."""
@@ -41,6 +44,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         _check(len(files), self.files, "files", FILES, what)
         _check(sum(e.size for e in files), self.tree_bytes, "bytes of files", TREE_BYTES, what)
         _check(ratio, self.ratio, "times its stored bytes", RATIO, what)
+        largest = max((frame.stored for frame in frames), default=0)
+        _check(largest, self.range_bytes, "bytes in a frame", RANGE_BYTES, what)
 
 
 def _check(found: int, most: int, unit: str, setting: str, what: str) -> None:
@@ -58,6 +63,7 @@ def limits_of(environ: Mapping[str, str]) -> Limits:
         "files": FILES,
         "tree_bytes": TREE_BYTES,
         "ratio": RATIO,
+        "range_bytes": RANGE_BYTES,
     }
     found: dict[str, int] = {}
     for field, variable in named.items():

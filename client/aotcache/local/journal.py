@@ -28,11 +28,13 @@ class PutPack(msgspec.Struct, frozen=True):
 
 
 class Journal(msgspec.Struct, kw_only=True):
-    """One publish of one tree to one place (`target`: storage or service URL, and namespace)."""
+    """One publish of one tree to one place (`target`: storage or service URL, and namespace).
+    searched: its packs, for secrets."""
 
     target: str
     publish_id: str
     packs: list[PutPack] = []
+    searched: bool = False
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True):

@@ -16,6 +16,7 @@ import msgspec
 from aotcache.errors import UsageError
 
 PIECE = 256 << 10  # bytes handed to the socket at a time: a timeout is one of a piece
+MAX_ANSWER = 128 << 20  # bytes of a body that is taken: no object is larger
 # As in http.client.
 _MAX_LINE = 65536
 _MAX_HEADERS = 100
@@ -99,7 +100,8 @@ class Wire:
             elif coding:
                 raise ConnectionError(f"an answer in the transfer encoding {coding[:80]!a}")
             elif length is None:
-                data, reusable = file.read(), False
+                data, reusable = file.read(MAX_ANSWER + 1), False
+                _refuse_large(len(data))
             elif _LENGTH.fullmatch(length):
                 data = _exactly(file, int(length))
             else:
@@ -158,12 +160,16 @@ def _headers(file: BufferedReader) -> dict[str, str]:
     raise ConnectionError(f"an answer with more than {_MAX_HEADERS} headers")
 
 
-def _exactly(file: BufferedReader, size: int) -> bytes:
-    """Into one buffer, past the reader's own where it is large."""
-    try:
-        data = file.read(size)
-    except MemoryError as error:
-        raise ConnectionError(f"an answer of {size} bytes, more than fit into memory") from error
+def _refuse_large(size: int) -> None:
+    """Before memory is taken for it."""
+    if size > MAX_ANSWER:
+        raise ConnectionError(f"an answer of {size} bytes or more: no more than 128 MiB are taken")
+
+
+def _exactly(file: BufferedReader, size: int, before: int = 0) -> bytes:
+    """Into one buffer, past the reader's own where it is large. before: what came already."""
+    _refuse_large(before + size)
+    data = file.read(size)
     if len(data) < size:
         raise ConnectionError(f"the answer ends after {len(data)} of {size} bytes")
     return data
@@ -171,6 +177,7 @@ def _exactly(file: BufferedReader, size: int) -> bytes:
 
 def _chunked(file: BufferedReader) -> bytes:
     pieces: list[bytes] = []
+    total = 0
     while True:
         found = _CHUNK.fullmatch(_line(file))
         if found is None:
@@ -179,6 +186,7 @@ def _chunked(file: BufferedReader) -> bytes:
         if not size:
             _headers(file)
             return b"".join(pieces)
-        pieces.append(_exactly(file, size))
+        pieces.append(_exactly(file, size, total))
+        total += size
         if _line(file).strip():
             raise ConnectionError("an answer with a chunk that is longer than it says")

@@ -40,6 +40,8 @@ from aotcache.protocol.sections import (
 )
 
 MAX_FILES = 500_000
+# Of a section, before what they stand for is made: a byte or two of JSON can become a hundred.
+_MAX_ARRAYS, _MAX_TEXTS = 3 * MAX_FILES, 4 * MAX_FILES
 MAX_FRAME = 64 << 20  # bytes of a frame after decompression; also of a prefix blob
 MIN_PREFIX = 8  # bytes that a frame refers to, at the least: zstd takes no fewer
 
@@ -203,8 +205,8 @@ def decode_manifest(data: bytes, read: ReadBase = no_base) -> Manifest:
     sections = split_manifest(data)
     base = base_of(sections, read)
     try:
-        statement = decode_json(decompress_statement(sections, base), Statement)
-        locations = decode_json(decompress(sections.locations), Locations)
+        statement = decode_json(_bounded(decompress_statement(sections, base)), Statement)
+        locations = decode_json(_bounded(decompress(sections.locations)), Locations)
     except FormatError as error:
         raise ManifestError(f"bad section: {error}") from error
     try:
@@ -221,6 +223,13 @@ def decode_manifest(data: bytes, read: ReadBase = no_base) -> Manifest:
         signatures=sections.signatures,
         base=base,
     )
+
+
+def _bounded(section: bytes) -> bytes:
+    """Raises ManifestError for more arrays or texts than any part has."""
+    if section.count(b"[") > _MAX_ARRAYS or section.count(b'"') > 2 * _MAX_TEXTS:
+        raise ManifestError(f"it holds more than can be said of {MAX_FILES} files")
+    return section
 
 
 def _check_statement(statement: Statement) -> None:
@@ -281,7 +290,8 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
 def _check_frames(pack: PackPlace, sizes: dict[str, int]) -> None:
     """sizes: of the blobs that this manifest places; a prefix may lie elsewhere."""
     for frame in pack.frames:
-        if frame.stored == 0 or not 0 < frame.raw <= MAX_FRAME:
+        # zstd makes what does not compress a little longer.
+        if not 0 < frame.raw <= MAX_FRAME or not 0 < frame.stored <= frame.raw + _longer(frame.raw):
             raise ManifestError(f"pack {pack.name[:12]}: a frame that is empty or too large")
         if frame.prefix is None or (frame.start, frame.length) == (0, 0):
             continue
@@ -290,3 +300,8 @@ def _check_frames(pack: PackPlace, sizes: dict[str, int]) -> None:
             raise ManifestError(
                 f"pack {pack.name[:12]}: a frame refers to bytes that its prefix does not have"
             )
+
+
+def _longer(raw: int) -> int:
+    """ZSTD_compressBound's, and a header."""
+    return (raw >> 8) + 512

@@ -30,7 +30,7 @@ STATEMENT_TYPE_ON_BASE = "application/vnd.aotcache.statement.v2+json+zstd"
 
 MAX_HEADER = 64 << 10
 MAX_MANIFEST = 64 << 20  # bytes of a stored manifest object
-MAX_SECTION = 256 << 20  # bytes of a section after decompression
+MAX_SECTION = 128 << 20  # bytes of a section after decompression
 _LEVEL = 9
 _DIGEST = 32  # bytes of a BLAKE3
 _MIN_WINDOW, _MAX_WINDOW = 10, 27  # log2 of what zstd takes

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import msgspec
 
+MAX_OBJECT = 128 << 20  # bytes; what is larger is none of ours, and is not read whole
+
 
 class ObjectInfo(msgspec.Struct, frozen=True):
     key: str
@@ -33,7 +35,8 @@ class ObjectStore(Protocol):
         ...
 
     def get(self, key: str) -> bytes:
-        """The whole object. Raises ObjectMissingError."""
+        """The whole object. Raises ObjectMissingError, and StorageUnavailableError for one of more
+        than MAX_OBJECT."""
         ...
 
     def get_range(self, key: str, start: int, end: int) -> bytes:

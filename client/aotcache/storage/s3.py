@@ -19,7 +19,7 @@ import obstore
 from obstore.store import S3Store as Obstore
 
 from aotcache.errors import StorageUnavailableError, UsageError
-from aotcache.storage.base import ObjectInfo
+from aotcache.storage.base import MAX_OBJECT, ObjectInfo
 from aotcache.storage.checked import CheckedStore
 from aotcache.storage.s3_environment import Environment, aws_environment, packaged_certificates
 from aotcache.storage.s3_refusals import Refusal, asked
@@ -98,6 +98,8 @@ class S3Store(CheckedStore):
 
         def read() -> bytes:
             answer = obstore.get(self._reads, path, options={"range": limits} if limits else None)
+            if not limits and (size := answer.meta["size"]) > MAX_OBJECT:
+                raise StorageUnavailableError(f"{self.url}{key} has {size} bytes: none of ours has")
             # One chunk of all there is: a single copy, straight into the bytes that are returned.
             return next(iter(answer.stream(min_chunk_size=sys.maxsize)), b"")
 

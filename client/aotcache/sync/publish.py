@@ -30,7 +30,7 @@ from aotcache.errors import (
 from aotcache.local.journal import Journal, drop_journal, read_journal
 from aotcache.local.state import TreeState, target_of
 from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
-from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
+from aotcache.protocol.manifest import FileEntry, Manifest, Statement, encode_whole
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
 from aotcache.protocol.v1.publish import OpenSession, PartState
 from aotcache.sync.announce import Written, put_manifest, statement_of, write
@@ -119,16 +119,22 @@ class _Publish:
         self.done: dict[str, PublishedPart] = {}
         self.failures: Counter[type[AotcacheError]] = Counter()
         journal = read_journal(self.state, self.target)
-        if journal is not None and not self._is_stored(journal):
-            logger.info("%s: packs of the interrupted publish are gone: starting over", self.key)
+        if journal is not None and not self._is_usable(journal):
+            logger.info("%s: packs of the interrupted publish are left: starting over", self.key)
             journal = None
         self.uploaded = 0
-        new = Journal(target=self.target, publish_id=new_publish_id())
-        self._take(journal or new, resumed=journal is not None)
+        self._take(journal or self._new_journal(), resumed=journal is not None)
 
-    def _is_stored(self, journal: Journal) -> bool:
-        """Whether the packs of an interrupted publish are all there still. If not, it cannot go on
-        under its id: packs of the same names would be put again, and a name that died is dead."""
+    def _new_journal(self) -> Journal:
+        searched = self.site.scanner is not None
+        return Journal(target=self.target, publish_id=new_publish_id(), searched=searched)
+
+    def _is_usable(self, journal: Journal) -> bool:
+        """Whether the packs of an interrupted publish are all there still, and were searched for
+        secrets if these must be. If not, it cannot go on under its id: packs of the same names
+        would be put again, and a name that died is dead."""
+        if self.site.scanner is not None and not journal.searched:
+            return False
         keys = {pack_key(self.key.namespace, put.place.name): put for put in journal.packs}
         try:
             return all(self.site.store.size(key) == put.place.size for key, put in keys.items())
@@ -187,8 +193,7 @@ class _Publish:
         if isinstance(error, (SessionExpiredError, CondemnedError)):
             # The packs of this publish id are gone, or may be at any time: start over.
             self.uploaded += self.uploader.uploaded
-            new = Journal(target=self.target, publish_id=new_publish_id())
-            self._take(new, resumed=False)
+            self._take(self._new_journal(), resumed=False)
 
     def _attempt(self) -> bool:
         """One try at the generation after the newest. False: look again, somebody else's (or our
@@ -217,9 +222,13 @@ class _Publish:
             places.add_manifest(manifest)
         self.uploader.known(places)
         neighbours = Neighbours(self.site, self.key.namespace, session.neighbours, places)
+        statements = [self._statement(plan) for plan in plans]
         with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
             # Where the bytes lie is in another section: this one is written meanwhile.
-            written = [pool.submit(self._write, plan) for plan in plans]
+            written = [
+                pool.submit(write, said, plan.previous)
+                for said, plan in zip(statements, plans, strict=True)
+            ]
             self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)
             self.session.renew()
 
@@ -237,15 +246,17 @@ class _Publish:
                 raise refused[plan.manifest_key]
         return not refused and all(plan.taken is None for plan in plans)
 
-    def _write(self, plan: PartPlan) -> Written:
-        """What the engine's record says may hold a secret too. Raises LeakError."""
+    def _statement(self, plan: PartPlan) -> Statement:
+        """What the engine's record says may hold a secret too, and a path. Raises LeakError, before
+        any pack is put."""
         said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
         if self.site.scanner is not None:
             told = msgspec.to_builtins(msgspec.structs.replace(said, files=()))
-            found = self.site.scanner.find("\n".join(_texts(told)).encode())
+            texts = (*_texts(told), *(entry.path for entry in said.files))
+            found = self.site.scanner.find("\n".join(texts).encode())
             if found is not None:
                 raise leak_in(f"the record of {self.tree.path}", 0, found)
-        return write(said, plan.previous)
+        return said
 
     def _is_own(self, plan: PartPlan) -> bool:
         return plan.taken is None or plan.taken.publish_id == self.journal.publish_id

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aotcache.errors import ManifestError, TrustError
 from aotcache.local.loading import poisoned
-from aotcache.local.state import TreeState, target_of
+from aotcache.local.state import TreeState
 from aotcache.probe.layouts import classify
 from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import Manifest, encode_whole
@@ -50,24 +50,23 @@ def refuse_foreign(manifests: Sequence[Manifest]) -> None:
 def refuse_older(site: Site, state: TreeState, manifests: Sequence[Manifest]) -> None:
     """An older generation than this node has seen is offered by who wants it to run what has been
     replaced, or by storage that was set back. It holds nothing that the newer one had not."""
-    first = manifests[0].statement  # all are of one tree
-    remembered = state.remembered(target_of(site.store.url, first.namespace, first.platform.id))
-    for manifest in manifests:
+    # Wherever it was from: who offers it may say what it is called.
+    known = [state.remembered(target) for target in state.targets()]
+    for manifest in manifests if known else ():
         said = manifest.statement
-        data = remembered.get(said.part)
-        if data is None or data == encode_whole(manifest):
-            continue
-        try:
-            seen = site.policy.accept(data, said.part).statement.generation
-        except (TrustError, ManifestError):
-            continue  # of a key that is trusted no more, or damaged
-        if seen > said.generation:
-            raise TrustError(
-                f"{said.tree}: generation {said.generation} of {said.part} is offered, and this "
-                f"node has seen {seen}: nothing was installed. If somebody set it back on purpose "
-                f"(`aotcache key revoke --stored`, a backup), delete {state.manifests}; else treat "
-                "service and storage as hostile"
-            )
+        whole = encode_whole(manifest)
+        for data in {found.get(said.part, whole) for found in known} - {whole}:
+            try:
+                seen = site.policy.accept(data, said.part).statement
+            except (TrustError, ManifestError):
+                continue  # of a key that is trusted no more, or damaged
+            if seen.tree == said.tree and seen.generation > said.generation:
+                raise TrustError(
+                    f"{said.tree}: generation {said.generation} of {said.part} is offered, and "
+                    f"this node has seen {seen.generation}: nothing was installed. If somebody set "
+                    "it back on purpose (`aotcache key revoke --stored`, a backup), delete "
+                    f"{state.manifests}; else treat service and storage as hostile"
+                )
 
 
 def crashed_here(manifests: Sequence[Manifest], tree_path: str) -> Miss | None:

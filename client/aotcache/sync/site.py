@@ -56,7 +56,9 @@ class Site:
 
     def _accept(self, key: str, data: bytes) -> Manifest:
         def read(generation: int) -> bytes:
-            return self.store.get(sibling_key(key, generation))
+            base = self.store.get(sibling_key(key, generation))
+            self.limits.check_size(base, key)
+            return base
 
         self.limits.check_size(data, key)
         found = self.policy.accept(data, key, read)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from aotcache.errors import CondemnedError, NotFoundError, UsageError
 from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
-from aotcache.protocol.names import TreeKey, manifest_key
+from aotcache.protocol.names import TreeKey, manifest_key, parse_manifest_key
 from aotcache.protocol.record import MAX_SECONDS
 from aotcache.protocol.v1.outcomes import Outcome
 
@@ -122,6 +122,17 @@ def remove_generations(db: Session, key: TreeKey, up_to: Mapping[str, int]) -> N
     for part, generation in up_to.items():
         of_part = (PartRow.tree_id == tree.id, PartRow.part == part)
         db.execute(delete(PartRow).where(*of_part, PartRow.generation <= generation))
+    settle_tree(db, tree)
+
+
+def withdraw(db: Session, manifest: str) -> None:
+    """Forget a part whose manifest is not in storage any more."""
+    name = parse_manifest_key(manifest)
+    tree = find_tree(db, name.tree)
+    if tree is None:
+        return
+    of_tree = (PartRow.tree_id == tree.id, PartRow.part == name.part)
+    db.execute(delete(PartRow).where(*of_tree, PartRow.generation == name.generation))
     settle_tree(db, tree)
 
 

@@ -8,7 +8,13 @@ from functools import partial
 
 from sqlalchemy.orm import Session as Transaction
 
-from aotcache.errors import GenerationTakenError, ManifestError, TrustError, UsageError
+from aotcache.errors import (
+    GenerationTakenError,
+    ManifestError,
+    ObjectMissingError,
+    TrustError,
+    UsageError,
+)
 from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
@@ -113,7 +119,19 @@ def commit(
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
         db.delete(session)
+    _withdraw_deleted(database, store, new)
     return done
+
+
+def _withdraw_deleted(database: Database, store: ObjectStore, keys: Iterable[str]) -> None:
+    """What the index did not know could be deleted until the commit, by whoever may publish. Raises
+    ObjectMissingError."""
+    gone = [key for key in keys if stored_size(store, key) is None]
+    if gone:
+        with database.write() as db:
+            for key in gone:
+                write.withdraw(db, key)
+        raise ObjectMissingError(f"{', '.join(gone)} was deleted before its commit: put it again")
 
 
 def _read(store: ObjectStore, keys: Iterable[str]) -> list[Manifest]:

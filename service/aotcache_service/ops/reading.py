@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 from aotcache.errors import InvalidNameError, ManifestError, ObjectMissingError
 from aotcache.protocol.manifest import Manifest, decode_manifest
@@ -19,6 +20,9 @@ from aotcache.storage.base import ObjectStore
 _MAX_TIME = 1 << 40
 _MAX_RAW = 1 << 50
 _MAX_PACKS = 10_000  # names are bound into one query
+# A manifest takes a hundred times as much memory as it has bytes, while it is read; more at a time
+# would only wait for the interpreter's lock.
+_READING = threading.Semaphore(2)
 
 
 def read_manifest(store: ObjectStore, key: str) -> Manifest:
@@ -30,7 +34,8 @@ def check_manifest(store: ObjectStore, key: str, data: bytes) -> Manifest:
     """The manifest of these bytes, whose statement must be about the object's own key. Raises as
     `read_manifest`: what it is written against may be missing."""
     try:
-        manifest = decode_manifest(data, lambda base: store.get(sibling_key(key, base)))
+        with _READING:
+            manifest = decode_manifest(data, lambda base: store.get(sibling_key(key, base)))
     except ManifestError as error:
         raise ManifestError(f"{key}: {error}") from error
     statement = manifest.statement

@@ -134,19 +134,14 @@ def _withhold(database: Database, store: ObjectStore, listing: _Listing) -> None
 def _remove_vanished(database: Database, store: ObjectStore, listing: _Listing) -> None:
     """Rows whose manifest is not in storage any more."""
     with database.read() as db:
-        rows = db.execute(select(PartRow.manifest, PartRow.tree_id, PartRow.id))
-        vanished = [row for row in rows if row.manifest not in listing.manifests]
-    for manifest, tree_id, part_id in vanished:
+        known = db.scalars(select(PartRow.manifest))
+        vanished = [manifest for manifest in known if manifest not in listing.manifests]
+    for manifest in vanished:
         # A commit may have come after the listing.
-        if stored_size(store, manifest) is not None:
-            continue
-        log.warning("%s is not in storage any more", manifest)
-        with database.write() as db:
-            part, tree = db.get(PartRow, part_id), db.get(TreeRow, tree_id)
-            if part is not None and tree is not None:
-                db.delete(part)
-                db.flush()
-                write.settle_tree(db, tree)
+        if stored_size(store, manifest) is None:
+            log.warning("%s is not in storage any more", manifest)
+            with database.write() as db:
+                write.withdraw(db, manifest)
 
 
 def _add_new(database: Database, store: ObjectStore, listing: _Listing) -> int:

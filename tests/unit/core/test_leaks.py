@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -27,7 +29,7 @@ def found(data: bytes, **environ: str) -> str:
     return "" if leak is None else str(leak_in("tree/model", 0, leak))
 
 
-def packed(*contents: bytes, near: bool = False) -> str:
+def packed(*contents: bytes, near: bool = False, scanner: Scanner | None = None) -> str:
     """What a publisher of these blobs is told; empty: nothing. near: the others are compressed
     against the first."""
     first = digest_of(contents[0])
@@ -43,7 +45,7 @@ def packed(*contents: bytes, near: bool = False) -> str:
         for number, data in enumerate(contents)
     ]
     try:
-        list(build_packs(sources, "5" * 32, Scanner(ENVIRON)))
+        list(build_packs(sources, "5" * 32, scanner or Scanner(ENVIRON)))
     except LeakError as error:
         return str(error)
     return ""
@@ -107,6 +109,9 @@ def test_what_only_begins_like_one(text: str) -> None:
         ("SLACK_TOKEN_URL", "https://hooks.example/T0/B0/aXbYcZdWeVfUgThSiRjQ", True),
         ("TOKEN_FILE", "../secrets/aotcache/token", False),
         ("KEY_HOME", "~/.config/keys", False),
+        ("DB_PASSWORD", ".Sup3rS3cret!", True),
+        ("DB_PASSWORD", "~Tr0ub4dor&3", True),
+        ("SECRET_URL", "https://me:hunter2pw@db/x", True),
     ],
 )
 def test_variables_that_hold_secrets(name: str, value: str, *, is_secret: bool) -> None:
@@ -149,3 +154,40 @@ def test_among_small_blobs_the_right_one_is_named() -> None:
 def test_values_that_are_no_text() -> None:
     name = os.fsdecode(b"caf\xe9-secret-value")
     assert "MY_SECRET" in found(b"x caf\xe9-secret-value y", MY_SECRET=name)
+
+
+@pytest.mark.parametrize(
+    "write", [json.dumps, repr, lambda value: value, lambda value: json.dumps({"a": value})]
+)
+@pytest.mark.parametrize(
+    "value", ['quo"ted-horse', "new\nline-horse", "back\\slash", "schön-geheim"]
+)
+def test_however_it_is_written(value: str, write: Callable[[str], str]) -> None:
+    assert "MY_SECRET" in found(f"x = {write(value)}".encode(), MY_SECRET=value)
+
+
+def test_a_mounted_secret_ends_with_a_line() -> None:
+    assert "MY_SECRET" in found(b"x = 'hunter2hunter2'", MY_SECRET="hunter2hunter2\n")
+
+
+@pytest.mark.parametrize("at", [0, FRAME_RAW - 60_000, FRAME_RAW - 100])
+def test_a_long_one_across_frames(at: int) -> None:
+    """Longer than what is kept of the frame before: known by how it begins."""
+    secret = "".join(random.Random(3).choices("abcdefgh", k=100_000))
+    large = random.Random(2).randbytes(FRAME_RAW + 300_000)
+    source = large[:at] + secret.encode() + large[at:]
+    said = packed(source, scanner=Scanner({"MY_SECRET": secret}))
+    assert said.startswith(f"tree/0 holds, at byte {at}, the value of MY_SECRET")
+
+
+def test_behind_a_blob_that_ends_with_its_frame() -> None:
+    said = packed(bytes(FRAME_RAW), b"a" * 100 + SECRET.encode())
+    assert said.startswith("tree/1 holds, at byte 100, ")
+    # Two files that lie together are not one text.
+    half = SECRET.encode()[:10]
+    assert packed(bytes(FRAME_RAW - 10) + half, SECRET.encode()[10:]) == ""
+
+
+def test_much_that_only_begins_like_one() -> None:
+    assert found(b"xsk-" * 1_000_000) == ""
+    assert "an API key" in found(b"xsk-" * 300_000 + b" sk-" + b"y" * 40)

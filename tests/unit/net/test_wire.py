@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aotcache.errors import UsageError
+from aotcache.net import wire
 from aotcache.net.wire import PIECE, Received, Wire, request_head
 
 HEAD = request_head("GET", "/x", {"Host": "h"})
@@ -220,3 +221,19 @@ def test_a_header_cannot_hold_another_one(value: str) -> None:
     with pytest.raises(UsageError, match="X-Signed") as caught:
         request_head("GET", "/", {"X-Signed": value})
     assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        OK + b"Content-Length: 1001\r\n\r\n",
+        OK + b"\r\n" + b"x" * 1001,
+        OK + b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1f4\r\n%b\r\n" % (b"x" * 500) * 2 + b"1\r\n",
+    ],
+)
+def test_more_than_is_taken(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers may be anybody, and never stop."""
+    monkeypatch.setattr(wire, "MAX_ANSWER", 1000)
+    with pytest.raises(ConnectionError, match="bytes or more"):
+        hear(said)

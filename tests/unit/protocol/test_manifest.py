@@ -12,6 +12,7 @@ from aotcache.errors import ManifestError
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import (
     EXECUTABLE,
+    MAX_FILES,
     MAX_FRAME,
     PLAIN,
     BlobPlace,
@@ -339,3 +340,30 @@ def test_recipes_are_bounded(change: dict[str, Any]) -> None:
     most = {"model": "m" * MAX_TEXT, "extra": {str(n): "ö" for n in range(MAX_EXTRA)}}
     assert decode_manifest(stating(recipe=recipe | most))
     refused(stating(recipe=recipe | change))
+
+
+def test_a_section_that_becomes_more_than_it_is() -> None:
+    """A few kilobytes stored, some megabytes of JSON, and gigabytes of objects."""
+    begin, end = PLACED.split(b'"frames":[', 1)
+    many = b'"frames":[' + b"[1,1]," * (3 * MAX_FILES + 1)
+    bomb = zstd.compress(begin + many + end)
+    assert len(bomb) < 100_000
+    with pytest.raises(ManifestError, match="more than can be said of 500000 files"):
+        decode_manifest(sections(zstd.compress(STATED), bomb))
+    texts = b",".join(b'"%d":""' % number for number in range(2 * MAX_FILES + 1))
+    notes = zstd.compress(STATED[:-1] + b',"notes":{' + texts + b"}}")
+    with pytest.raises(ManifestError, match="more than can be said"):
+        decode_manifest(sections(notes, zstd.compress(PLACED)))
+
+
+@pytest.mark.parametrize(("stored", "good"), [(4096 + 16 + 512, True), (4096 + 16 + 513, False)])
+def test_a_frame_is_hardly_longer_than_what_it_holds(stored: int, *, good: bool) -> None:
+    """Or a request for it could ask for anything."""
+    placed = json.loads(PLACED)
+    frames = placed["packs"][0]["frames"]
+    frames.append([stored, 4096])
+    data = sections(zstd.compress(STATED), zstd.compress(json.dumps(placed).encode()))
+    if good:
+        decode_manifest(data)
+    else:
+        refused(data)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aotcache.core.leaks import Scanner
 from aotcache.errors import LeakError
 from aotcache.probe.trees import FoundTree
+from aotcache.storage import ObjectStore
 from aotcache.sync.connect import connect_by
 from aotcache.sync.published import ALREADY_STORED
 from support.site import publish_tree
@@ -18,6 +20,25 @@ from support.trees import H100
 
 SECRET = "correct-horse-battery"
 SCANNER = Scanner({"REGISTRY_PASSWORD": SECRET})
+
+
+class _Killed(BaseException):
+    pass
+
+
+class _Cut:
+    """A store that takes packs, and ends its caller before the first manifest."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        if "/trees/" in key:
+            raise _Killed
+        self._store.put(key, data)
 
 
 def refused(here: Here, tree: FoundTree) -> str:
@@ -53,7 +74,7 @@ def test_in_the_record_of_the_engine(here: Here, tmp_path: Path, secret: str) ->
     with pytest.raises(LeakError, match=f"the record of {tree.path} holds") as caught:
         publish_tree(replace(here.site(), scanner=scanner), tree)
     assert secret not in str(caught.value)
-    assert not [key for key in stored(here) if "/trees/" in key]
+    assert stored(here) == []
 
 
 def test_in_what_it_grows_by(here: Here, tmp_path: Path) -> None:
@@ -79,3 +100,16 @@ def test_the_environment_decides(here: Here, tmp_path: Path) -> None:
     with pytest.raises(LeakError):
         publish_tree(connect_by(environ), tree)
     publish_tree(connect_by({**environ, "AOTCACHE_ALLOW_SECRETS": "1"}), tree)
+
+
+def test_packs_that_nobody_searched_are_not_taken_over(here: Here, tmp_path: Path) -> None:
+    """They were put before the publish was cut off, when it was allowed."""
+    tree = small_tree(tmp_path)
+    add(tree.path, "inductor_cache/zz/new.py", SECRET.encode())
+
+    with pytest.raises(_Killed):
+        publish_tree(here.site(store=_Cut(here.store)), tree)  # type: ignore[arg-type]
+    before = stored(here)
+    assert before
+    assert "new.py holds" in refused(here, tree)
+    assert stored(here) == before

@@ -8,14 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aotcache.errors import ManifestError
+from aotcache.errors import ManifestError, TrustError
 from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.manifest import decode_manifest, encode_manifest, encode_statement
 from aotcache.protocol.recipe import Recipe, graph_differences
 from aotcache.protocol.v1.lookup import OTHER_RECIPE, Lookup, Miss
 from aotcache.sync.pull import Pulled, pull
+from aotcache_service.index.database import Database
+from aotcache_service.ops.reindex import reindex
 from support.site import publish_tree
-from support.small import Here, small_tree
+from support.small import Here, add, service_here, small_tree
 from support.trees import H100, RECIPE, contents
 
 
@@ -94,3 +96,24 @@ def test_a_path_that_no_publisher_lists(
     with pytest.raises(ManifestError, match=f"shared lists {path}, which has no place in it"):
         pulled(here, tree, tmp_path / "node")
     assert not [path for path in contents(tmp_path / "node") if ".aotcache" not in path]
+
+
+def test_an_older_generation_from_a_place_of_another_name(
+    here: Here, tree: FoundTree, tmp_path: Path
+) -> None:
+    """The service says by which way bytes come: it must not be forgotten with that."""
+    assert isinstance(pulled(here, tree, tmp_path / "node"), Pulled)
+    first = {found.key: here.store.get(found.key) for found in here.store.list("default/trees/")}
+    add(tree.path, "inductor_cache/zz/czz.py", b"# more")
+    publish_tree(here.site(), tree)
+    assert isinstance(pulled(here, tree, tmp_path / "node"), Pulled)
+    with service_here(tmp_path / "other") as other:
+        for found in here.store.list(""):
+            if found.key in first or "/trees/" not in found.key:
+                other.store.put(found.key, here.store.get(found.key))
+        database = Database(f"sqlite:///{tmp_path / 'other' / 'index.sqlite3'}")
+        reindex(database, other.store)
+        database.close()
+        with pytest.raises(TrustError, match=r"generation 1 of shared is offered, .* has seen 2"):
+            pulled(other, tree, tmp_path / "node")
+        assert isinstance(pulled(other, tree, tmp_path / "fresh"), Pulled)

@@ -13,7 +13,7 @@ from aotcache.errors import UsageError
 from aotcache.protocol.names import parse_pack_key
 
 MAX_URLS = 1000  # in one call
-MAX_PUT = 5 << 30  # what S3 takes in one PUT
+MAX_PUT = 128 << 20  # as in a PUT through the service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

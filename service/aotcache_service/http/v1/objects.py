@@ -155,16 +155,20 @@ async def delete_object(key: str, context: ContextDep, caller: CallerDep) -> Non
 
 
 def _delete(context: Context, key: str) -> None:
+    refused = HTTPException(409, f"{key} is in the index: delete its tree instead")
     if _check_kind(key) == "packs":
         pieces = key.split("/")
         with context.database.write() as db:
             free = condemn_unknown_pack(db, pieces[0], pieces[-1])
-    else:
-        with context.database.read() as db:
-            free = not is_committed(db, parse_manifest_key(key))
-    if not free:
-        raise HTTPException(409, f"{key} is in the index: delete its tree instead")
-    context.store.delete(key)
+        if not free:
+            raise refused
+        context.store.delete(key)
+        return
+    # No commit in between: one that comes after it looks whether its manifests are still there.
+    with context.database.write() as db:
+        if is_committed(db, parse_manifest_key(key)):
+            raise refused
+        context.store.delete(key)
 
 
 def _listed(store: ObjectStore, prefix: str, after: str, limit: int) -> list[ObjectInfo]:

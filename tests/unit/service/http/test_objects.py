@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 
 import httpx2
@@ -200,3 +201,24 @@ def test_uploads_leave_room_on_the_disk(
         body = os.urandom(1000)
         answer = client.put(f"/v1/objects/{pack_of(body)}", content=body)
         assert answer.status_code == status, answer.text
+
+
+def test_a_body_that_trickles_is_given_up(
+    settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then keeps no place either."""
+    monkeypatch.setattr(objects, "UPLOAD_SECONDS", 0.6)
+    path = f"/v1/objects/{pack_of(BODY)}"
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    with run_service(settings) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            slow.sendall(head.encode())
+            slow.settimeout(0.1)
+            answer = b""
+            for at in range(len(BODY) - 1):
+                slow.sendall(BODY[at : at + 1])
+                with suppress(TimeoutError):
+                    answer = slow.recv(4096)
+                    break
+            assert answer.startswith(b"HTTP/1.1 408 ")
