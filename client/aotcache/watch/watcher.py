@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _TICK = 0.5  # seconds between looks at trees that are being written
 _LOOKS_SHARE = 20  # a look that took t seconds is not repeated for 20 t: at most 5 % of a core
-_RESCANS_SHARE = 200  # the same for looks for growth, which go on for ever: at most 0.5 %
+_GROWTH_SHARE = 200  # the same for looks for growth, which go on for ever: at most 0.5 %
 _GRAPHS = ("fxgraph", "aotautograd")
 _FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds until a failed publish is tried again
 
@@ -68,6 +69,7 @@ class Watcher:
     _trees: dict[str, _Watched] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     _again: bool = False
+    _turns: deque[str] = field(default_factory=deque)  # whose growth is looked for next
 
     def once(self, timeout: float = 60.0) -> None:
         """Publish what is complete, or becomes so within `timeout` seconds, and return. What could
@@ -98,7 +100,7 @@ class Watcher:
             "network file system: by looks" if events is None else "by events",
         )
         self._name_absent()
-        next_rescan = 0.0
+        next_rescan, next_growth = 0.0, time.monotonic()
         try:
             while not stop.is_set():
                 self._again = True
@@ -108,11 +110,15 @@ class Watcher:
                         events.changed.clear()
                         self._find_again()
                 if time.monotonic() >= next_rescan:
-                    begin = time.thread_time()
                     self._find_again()
+                    next_rescan = time.monotonic() + self.rescan
+                while time.monotonic() >= next_growth:
+                    begin = time.thread_time()
                     self._find_growth()
                     took = time.thread_time() - begin
-                    next_rescan = time.monotonic() + max(self.rescan, _RESCANS_SHARE * took)
+                    each = self.rescan / max(1, len(self._trees))
+                    next_growth = max(next_growth, time.monotonic() - self.rescan)
+                    next_growth += max(each, _GROWTH_SHARE * took)
                 for watched in self._trees.values():
                     if stop.is_set():
                         break
@@ -153,7 +159,11 @@ class Watcher:
                 self._trees[path] = _Watched(tree, TreeLooks(tree, self.quiet), _FIRST_RETRY)
 
     def _find_growth(self) -> None:
-        for watched in self._trees.values():
+        """In one tree, the next in turn: in all of them it may take long."""
+        if not self._turns:
+            self._turns.extend(self._trees)
+        watched = self._trees.get(self._turns.popleft()) if self._turns else None
+        if watched is not None:
             times = directory_times(watched.tree.path)
             if times != watched.times:
                 watched.times, watched.active = times, True
