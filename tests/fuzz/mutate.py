@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from aotcache.protocol.sections import Sections, compress, join_sections
+from aotcache.protocol.sections import Sections, compress, compress_statement, join_sections
 
 from . import samples
 
@@ -82,14 +82,20 @@ def any_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def any_manifest(rng: random.Random) -> bytes:
-    """A manifest whose JSON is changed, and whose sections fit together."""
+    """A manifest whose JSON is changed, and whose sections fit together: of all that it lists, or
+    of a later generation, written against the good one."""
     statement, locations = (copy.deepcopy(section) for section in samples.sections())
     for _ in range(rng.randint(1, 3)):
         _change(statement if rng.random() < 0.6 else locations, rng)
+    base = samples.base() if rng.random() < 0.3 else None
+    if base is not None and statement.get("generation") == 1:
+        statement["generation"] = 2
     return join_sections(
         Sections(
-            statement=compress(msgspec.json.encode(statement)),
+            statement=compress_statement(msgspec.json.encode(statement), base),
             locations=compress(msgspec.json.encode(locations)),
+            base=base.generation if base else 0,
+            base_statement=base.statement if base else b"",
         )
     )
 

@@ -21,6 +21,7 @@ from aotcache.protocol.manifest import (
 )
 from aotcache.protocol.names import manifest_key, pack_key
 from aotcache.protocol.record import TreeUsed
+from aotcache.protocol.sections import Base, split_manifest
 from support.stored import HASH, PLATFORM, RECIPE
 
 NAMESPACE, LAYOUT = "default", "vllm-aot"
@@ -89,6 +90,11 @@ def sample() -> tuple[bytes, str, bytes]:
     locations = places.locations(statement.digests(), sizes)
     data = encode_manifest(encode_statement(statement), locations, ())
     return data, pack_key(NAMESPACE, pack.place.name), pack.data
+
+
+def base() -> Base:
+    """The manifest's statement, for others to be written against."""
+    return Base(1, split_manifest(sample()[0]).statement)
 
 
 def key() -> str:

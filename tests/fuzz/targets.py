@@ -26,7 +26,7 @@ from aotcache.protocol.manifest import (
     PLAIN,
     Manifest,
     decode_manifest,
-    encode_manifest,
+    encode_whole,
 )
 from aotcache.protocol.names import SHARED
 from aotcache.protocol.sections import split_manifest
@@ -54,8 +54,7 @@ def manifest(data: bytes) -> bool:
     except ManifestError:
         return False
     _check(found)
-    again = encode_manifest(found.statement_bytes, found.locations, found.signatures)
-    assert decode_manifest(again) == found
+    assert decode_manifest(encode_whole(found)) == found
     return True
 
 
