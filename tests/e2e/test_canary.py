@@ -4,6 +4,7 @@ else could read them: output, logs, errors, command lines, what lies beside the 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,17 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
         program = (sys.executable, "-c", "pass")
         here = ("--platform", str(platform), *root)
         watched.run("exec", "--key", "k", "--no-publish", *here, "--", *program)
+        token_file = tmp_path / "token"
+        token_file.write_text(token + "\n")
+        watched.run("ls", AOTCACHE_TOKEN="", AOTCACHE_TOKEN_FILE=str(token_file))
+        # A tree that holds one of them, which is found out.
+        grown = Path(tree.path) / "inductor_cache" / "zz" / "czz.py"
+        grown.parent.mkdir()
+        grown.write_text(f"# {watched.env['HF_TOKEN']}\n# {token}\n")
+        from_here = ("--cache-root", str(tmp_path / "publisher"))
+        watched.run("push", *from_here, tree.hash, ok=False)
+        watched.run("watch", *from_here, "--once", ok=False)
+        shutil.rmtree(grown.parent)
         # What goes wrong says much.
         gone = {"AOTCACHE_URL": "http://127.0.0.1:9"}
         watched.run("ls", ok=False, **gone)
@@ -132,6 +144,8 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
                 ok=transfer != "direct",
                 **{missing: "wrong-wrong-wrong-wrong"},
             )
+        watched.run("key", "revoke", key.id, "--stored")
+        watched.run("push", *from_here, tree.hash, ok=False)
         time.sleep(0.1)
         watched.said.append(service.log.read_text())
     own = Path(tree.path).parent / ".aotcache"
