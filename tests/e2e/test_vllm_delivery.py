@@ -21,7 +21,7 @@ from support.vllm_site import PublishedStart
 
 PYTHON = str(VENV / "bin" / "python")
 # What the environment has because aotcache was installed in it.
-BROUGHT = ("aotcache", "backports.zstd", "nvidia-ml-py", "watchdog")
+BROUGHT = ("aotcache", "ahocorasick-rs", "backports.zstd", "nvidia-ml-py", "watchdog")
 
 
 def documented(beginning: str) -> list[str]:

@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ahocorasick_rs import BytesAhoCorasick, MatchKind
-
 from aotcache.errors import LeakError
 from aotcache.settings import is_secret
 
@@ -58,6 +56,8 @@ class Scanner:
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        from ahocorasick_rs import BytesAhoCorasick, MatchKind  # who only pulls need not have it
+
         values = {
             form: name
             for name, value in environ.items()
