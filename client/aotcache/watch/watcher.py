@@ -156,7 +156,10 @@ class Watcher:
             self.failed.pop(path, None)
         for path, tree in found.items():
             if path not in self._trees:
-                self._trees[path] = _Watched(tree, TreeLooks(tree, self.quiet), _FIRST_RETRY)
+                # Before the first look at its files: what comes after it is growth.
+                times = directory_times(path)
+                looks = TreeLooks(tree, self.quiet)
+                self._trees[path] = _Watched(tree, looks, _FIRST_RETRY, times=times)
 
     def _find_growth(self) -> None:
         """In one tree, the next in turn: in all of them it may take long."""

@@ -460,7 +460,7 @@ def test_looks_that_take_long_are_rare(
     with watching.running():
         watching.results.get(timeout=SECONDS)
         time.sleep(2)
-        assert len(looks) == 1
+        assert len(looks) <= 2  # when it was found, and its first turn
 
 
 _listening: list[list[str]] = []
