@@ -21,6 +21,8 @@
     │   ├── NotFoundError          no tree or session of that name (a miss is not an error)
     │   ├── GenerationTakenError   another publisher committed this generation: rebase
     │   ├── SessionExpiredError    the publish session is over, its packs may be gone
+    │   ├── PinnedError            a tree is pinned: it is not deleted
+    │   ├── BusyError              a job that runs once at a time is under way
     │   └── CondemnedError         a pack of the commit is missing or being deleted
     └── LocalError                 this machine's disk did not do what was asked
         └── NotSettledError        the tree is still being written
@@ -117,6 +119,14 @@ class GenerationTakenError(RemoteError):
 
 class SessionExpiredError(RemoteError):
     code = "session_expired"
+
+
+class PinnedError(RemoteError):
+    code = "pinned"
+
+
+class BusyError(RemoteError):
+    code = "busy"
 
 
 class CondemnedError(RemoteError):

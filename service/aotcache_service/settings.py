@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from aotcache.protocol.v1.collect import Keep
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
 DEFAULT_PRESIGN_SECONDS = 300
 DEFAULT_TOKEN_RATE = 1000
 DEFAULT_QUARANTINE_NODES = 3
+DEFAULT_COLLECT_HOURS = 24
+DEFAULT_GRACE_HOURS = 24
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600  # S3's own bound
 
 
@@ -27,7 +31,9 @@ class ServiceSettings:
     none are given, packs pass the service. token_rate: requests a second that each token may make;
     0: any number. quarantine_nodes: how many have to fail with a part before it is not served any
     more; 0: it always is. s3_public_endpoint: S3 as nodes reach it, where that is not the
-    service's own endpoint.
+    service's own endpoint. collect_hours: between two collections; 0: only when somebody asks.
+    grace_seconds: how long a pack is left that nothing refers to any more, longer than any session
+    or pull. keep: which trees a collection leaves.
     """
 
     data_dir: Path
@@ -40,6 +46,9 @@ class ServiceSettings:
     token_rate: int = DEFAULT_TOKEN_RATE
     quarantine_nodes: int = DEFAULT_QUARANTINE_NODES
     s3_public_endpoint: str = ""
+    collect_hours: int = DEFAULT_COLLECT_HOURS
+    grace_seconds: int = DEFAULT_GRACE_HOURS * 3600
+    keep: Keep = field(default_factory=Keep)
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.absolute()

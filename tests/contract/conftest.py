@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.storage import ObjectStore, open_store
+from aotcache.storage import DirectStore, open_store
 from aotcache_service.index.database import Database
 
 
@@ -40,7 +40,7 @@ def database(new_database: Callable[[], Database]) -> Database:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ObjectStore]:
+def store(tmp_path: Path) -> Iterator[DirectStore]:
     opened = open_store((tmp_path / "objects").as_uri())
     yield opened
     opened.close()

@@ -23,11 +23,9 @@ from aotcache_service.index.database import Database
 from aotcache_service.index.models import RecipeRow, recipe_trees
 from aotcache_service.index.write import hide_generations
 from aotcache_service.ops.delete import delete_trees
-from aotcache_service.ops.reindex import reindex
-from support.indexed import publish
-from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RECIPE
+from support.indexed import publish, rebuild
+from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RANK, RECIPE
 
-RANK = "rank_0_0-d0"
 DRAFT = "d" * 64
 ENCODER = "e" * 64
 JIT = "0123456789"
@@ -242,7 +240,7 @@ def test_links_are_those_that_storage_tells(
 
     def rebuilt() -> set[tuple[object, ...]]:
         fresh = new_database()
-        reindex(fresh, store)
+        rebuild(fresh, store)
         return links(fresh)
 
     ours = ("default", RECIPE.id, VLLM_AOT)
@@ -262,7 +260,7 @@ def test_links_are_those_that_storage_tells(
         }
     )
     store.delete(gone)
-    reindex(database, store)
+    rebuild(database, store)
     assert links(database) == rebuilt()
     assert (*theirs, "1" * 64) not in links(database)
     delete_trees(database, store, "default", HASH)

@@ -21,7 +21,14 @@ from aotcache.errors import (
 )
 from aotcache.net.http import HttpClient
 from aotcache.protocol.names import check_object_key, pack_key
-from aotcache.storage import ObjectInfo, ObjectStore, http_store, open_store, presigned_store
+from aotcache.storage import (
+    DirectStore,
+    ObjectInfo,
+    ObjectStore,
+    http_store,
+    open_store,
+    presigned_store,
+)
 from support.presign import open_publish, presigning
 from support.process import free_ports
 from support.s3 import S3Server
@@ -96,6 +103,38 @@ def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     for opened in BACKENDS[request.param](request):
         yield opened
         opened.close()
+
+
+DIRECT = [name for name in BACKENDS if not name.startswith(("http", "presigned"))]
+
+
+@pytest.mark.parametrize("store", DIRECT, indirect=True)
+def test_a_reader_sees_what_is_replaced_or_what_replaces_it(store: DirectStore) -> None:
+    key, contents = pack()[0], [os.urandom(1) * (100_000 + number) for number in range(20)]
+    store.put(key, contents[0])
+    seen: set[bytes] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(store.get(key))
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for content in contents:
+            store.replace(key, content)
+            assert store.get(key) == content
+        done.set()
+    for reader in readers:
+        reader.result()
+    assert seen <= set(contents)
+    assert list(store.list("ns/packs/")) == [ObjectInfo(key, len(contents[-1]))]
+    # Where there is none it is put.
+    store.delete(key)
+    store.replace(key, b"one")
+    assert store.get(key) == b"one"
+    with pytest.raises(InvalidNameError):
+        store.replace("../outside", b"one")
 
 
 @pytest.mark.parametrize("size", [1, 5 * MIB])

@@ -15,7 +15,7 @@ from aotcache.errors import (
     TrustError,
 )
 from aotcache.protocol.manifest import encode_manifest, encode_statement
-from aotcache.protocol.names import VLLM_AOT, TreeKey, pack_key, parse_manifest_key
+from aotcache.protocol.names import VLLM_AOT, pack_key, parse_manifest_key
 from aotcache.protocol.sections import Signature
 from aotcache.protocol.v1.keys import RevokeKey
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
@@ -31,15 +31,12 @@ from aotcache_service.index.models import TokenRow
 from aotcache_service.index.write import hide_generations
 from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
-from aotcache_service.ops.reindex import reindex
 from aotcache_service.ops.revoke import revoke_key
-from support.indexed import NOW, begin, finish, publish
-from support.stored import HASH, PLATFORM, key_of, make_manifest, put_part
+from support.indexed import NOW, TREE, begin, finish, publish, rebuild
+from support.stored import HASH, PLATFORM, RANK, key_of, make_manifest, put_part
 
-RANK = "rank_0_0-d0"
 NODES = 3
 ONE, TWO = "1" * 32, "2" * 32
-TREE = TreeKey(namespace="default", layout=VLLM_AOT, hash=HASH, platform=PLATFORM.id)
 CRASH = Outcome(
     layout=VLLM_AOT,
     hash=HASH,
@@ -237,7 +234,7 @@ def test_the_same_model_is_no_replacement(
     assert is_quarantined(database)
     # A rebuild finds what was put, and does not serve it either.
     rebuilt = new_database()
-    reindex(rebuilt, store)
+    rebuild(rebuilt, store)
     assert is_quarantined(rebuilt)
     assert quarantine.listed(rebuilt, None).parts[0].generation == 1
 
@@ -305,7 +302,7 @@ def test_a_rebuilt_index_withholds_the_same(
     revoke_key(database, store, RevokeKey(key=ONE))
     before = look_up(database, RANK)
     for other in (database, new_database()):
-        assert reindex(other, store).skipped == 0
+        assert rebuild(other, store).skipped == ()
         assert look_up(other, RANK) == before
         assert not isinstance(look_up(other, "rank_1_0-d1"), Hit)
         assert quarantine.listed(other, None) == quarantine.listed(database, None)
@@ -314,7 +311,7 @@ def test_a_rebuilt_index_withholds_the_same(
     store.put("default/marks/quarantined/strange", b"")
     store.put(f"default/marks/quarantined/{VLLM_AOT}/{HASH}/{PLATFORM.id}/shared/00000001", b"{")
     third = new_database()
-    reindex(third, store)
+    rebuild(third, store)
     assert parse_manifest_key(key).part == "rank_1_0-d1"
     assert len(quarantine.listed(third, None).parts) == 2
 
@@ -416,7 +413,7 @@ def test_a_release_frees_what_a_rebuild_found_of_the_same(
     fail(database, store)
     put_part(store, b"model", part=RANK, generation=2)  # and was refused at its commit
     rebuilt = new_database()
-    reindex(rebuilt, store)
+    rebuild(rebuilt, store)
     assert is_quarantined(rebuilt)
     quarantine.release(rebuilt, store, Release(layout=VLLM_AOT, hash=HASH))
     found = look_up(rebuilt, RANK)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import msgspec
 import pytest
 
@@ -146,6 +147,9 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
             )
         watched.run("key", "revoke", key.id, "--stored")
         watched.run("push", *from_here, tree.hash, ok=False)
+        headers = {"Authorization": f"Bearer {token}"}
+        watched.said.append(httpx2.get(f"{service.url}/metrics", headers=headers).text)
+        assert "aotcache_requests_total" in watched.said[-1]
         time.sleep(0.1)
         watched.said.append(service.log.read_text())
     own = Path(tree.path).parent / ".aotcache"

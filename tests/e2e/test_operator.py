@@ -4,24 +4,29 @@ with, releases it. With a real service, and tokens."""
 from __future__ import annotations
 
 import json
+import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aotcache.core.trust import SIGNED, generate_key, make_policy, parse_trusted_keys
+from aotcache import __version__
+from aotcache.core.trust import SIGNED, UNSIGNED, generate_key, make_policy, parse_trusted_keys
 from aotcache.net.http import HttpClient
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.platform import Platform
+from aotcache.protocol.v1.explain import Explain
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.remote.index import Index
+from aotcache.storage import http_store
 from support.site import Service, aotcache, printed, publish_tree
-from support.small import small_tree
-from support.trees import H100
+from support.small import record, small_tree
+from support.stored import RANK
+from support.trees import H100, RECIPE
 
 PUBLISHER = generate_key()
-RANK = "rank_0_0-d0"
 
 
 @pytest.fixture
@@ -98,8 +103,9 @@ def test_what_is_no_id_is_refused(env: dict[str, str], words: tuple[str, ...]) -
     assert "revoked" not in Path(env["AOTCACHE_TRUSTED_KEYS"]).read_text()
 
 
+@pytest.mark.usefixtures("service")
 def test_a_publisher_whose_key_is_revoked_says_so(
-    service: Service, tree: FoundTree, env: dict[str, str], tmp_path: Path
+    tree: FoundTree, env: dict[str, str], tmp_path: Path
 ) -> None:
     key = tmp_path / "signing.pem"
     key.write_bytes(PUBLISHER.pem())
@@ -116,7 +122,6 @@ def test_a_publisher_whose_key_is_revoked_says_so(
     (problem,) = (one for one in json.loads(doctor) if "is revoked here" in one["found"])
     assert problem["level"] == "problem"
     assert "is signed with key" not in doctor
-    assert service.process is not None
 
 
 def crash(service: Service, tree: FoundTree, *nodes: str) -> None:
@@ -163,3 +168,87 @@ def test_what_nodes_failed_with_is_listed_and_released(
     assert "`aotcache quarantine list` names what is" in other.stderr
     assert aotcache(*words, env=env).stdout.endswith(f"{tree.hash} {RANK}\n")
     assert "parts" in lookup(tree, env, tmp_path)
+
+
+def test_what_is_kept_and_what_goes(
+    service: Service, tree: FoundTree, env: dict[str, str], tmp_path: Path
+) -> None:
+    env["AOTCACHE_TOKEN"] = token(service, "--scope", "admin", "--namespace", "*")
+    other = small_tree(tmp_path / "other", name="other")
+    site = service.site(make_policy(UNSIGNED, {}), signer=PUBLISHER)
+    with_token = HttpClient(service.url, env["AOTCACHE_TOKEN"])
+    publish_tree(replace(site, index=Index(with_token), store=http_store(with_token)), other)
+    for start in (tree.hash, other.hash):
+        assert f"pinned default/{tree.layout}/{start}" in aotcache("pin", start, env=env).stdout
+    refused = aotcache("rm", tree.hash, "--yes", env=env, check=False)
+    assert refused.returncode == 1
+    assert "is pinned: nothing was deleted. `aotcache unpin` it first" in refused.stderr
+    assert "not pinned any more" in aotcache("unpin", tree.hash, env=env).stdout
+    # Nobody is left to use it; all but the pinned one goes.
+    dry = aotcache("gc", "--dry-run", "--keep-bytes", "1", env=env)
+    assert f"would be deleted: default/{tree.layout}/{tree.hash}" in dry.stdout
+    assert other.hash not in dry.stdout
+    assert "parts" in lookup(tree, env, tmp_path)
+    done = printed(aotcache("gc", "--keep-bytes", "1", "--json", env=env))
+    assert [gone["hash"] for gone in done["trees"]] == [tree.hash]
+    assert (done["deleted_trees"], done["deleted_packs"]) == (1, 0)
+    assert lookup(tree, env, tmp_path)["reason"] == "unknown_hash"
+    assert "0 withdrawn, 0 removed" in aotcache("reconcile", env=env).stdout
+    (listed,) = printed(aotcache("ls", "--json", env=env))
+    assert (listed["hash"], listed["pinned"]) == (other.hash, True)
+    # It is the whole store's: not of who may do so in one namespace, nor of readers.
+    for words in (("gc", "--dry-run"), ("reconcile", "--dry-run"), ("pin", other.hash)):
+        scope = "read" if words[0] == "pin" else "admin"
+        some = token(service, "--scope", scope, "--namespace", "default")
+        done_by = aotcache(*words, env={**env, "AOTCACHE_TOKEN": some}, check=False)
+        assert done_by.returncode == 1, words
+        assert "may not admin" in done_by.stderr
+
+
+def test_a_miss_is_explained(tree: FoundTree, env: dict[str, str], tmp_path: Path) -> None:
+    other = small_tree(tmp_path / "other", name="other", records=False)
+    for part, factors in ((RANK, {"env": "2", "env.VLLM_A": "1"}), ("rank_1_0-d1", {})):
+        record(Path(other.path), part, hash_factors=factors)
+    file = tmp_path / "h100.json"
+    file.write_text(json.dumps({name: getattr(H100, name) for name in Platform.__slots__}))
+    words = ("lookup", other.hash, "--platform", str(file), "--explain")
+    root = ("--cache-root", str(tmp_path / "other"))
+    done = aotcache(*words, *root, env=env, check=False)
+    assert done.returncode == 3
+    assert f"nearest: {tree.layout}/{tree.hash}" in done.stdout
+    assert "platform and recipe only: what was hashed is not known of both" in done.stdout
+    said = printed(aotcache(*words, *root, "--json", env=env, check=False))
+    assert (said["reason"], said["nearest"]["hash"]) == ("unknown_hash", tree.hash)
+    # Without the record nothing is known of its model.
+    done = aotcache(*words, "--cache-root", str(tmp_path / "nowhere"), env=env, check=False)
+    assert "no engine record of HASH lies here" in done.stdout
+    # It was only asked: nobody missed.
+    assert "no node missed" in aotcache("misses", env=env).stderr
+    index = Index(HttpClient(env["AOTCACHE_URL"], env["AOTCACHE_TOKEN"]))
+    for node in ("n1", "n2"):
+        index.explain(Explain(layout=tree.layout, hash=other.hash, platform=H100, node=node))
+    line = aotcache("misses", env=env).stdout
+    assert "2 nodes miss because of unknown_hash (unknown_hash; 2 times, last " in line
+
+
+def test_what_the_service_holds_and_whether_it_is_well(
+    service: Service, tree: FoundTree, env: dict[str, str]
+) -> None:
+    found = printed(aotcache("stats", "--json", env=env))
+    assert (found["trees"], found["parts"]) == (1, 2)
+    shown = aotcache("stats", env=env).stdout
+    assert re.search(r"trees +1 *\n", shown)
+    assert RECIPE.model in shown
+    said = printed(aotcache("status", "--json", env=env))
+    assert (said["status"], said["version"]) == ("ready", __version__)
+    # Who may not ask for collections is told the rest.
+    assert "not known: token" in said["collection"]
+    env["AOTCACHE_TOKEN"] = token(service, "--scope", "admin", "--namespace", "*")
+    assert "collection: ended never" in aotcache("status", env=env).stdout
+    aotcache("gc", env=env)
+    assert re.search(r"collection: ended \d{4}-", aotcache("status", env=env).stdout)
+    service.stop()
+    done = aotcache("status", env=env, check=False)
+    assert done.returncode == 1
+    assert "no answer from" in done.stderr
+    assert tree.hash not in done.stderr

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aotcache.protocol.names import LAYOUTS
 from aotcache.protocol.v1.trees import TreeDetail
-from support.site import aotcache, run
+from support.site import aotcache, printed, run
 from support.vllm import Started, compiled_files, launch, start
 from support.vllm_site import PublishedStart, cold_start, eventually, hash_of, plugin_env
 
@@ -62,6 +64,30 @@ def test_a_cold_start_is_published_as_it_was(vllm_published: PublishedStart) -> 
         detail.hash_factors
     )
     assert detail.hash_factors["env.VLLM_USE_MEGA_AOT_ARTIFACT"] == "true"
+
+
+def test_a_miss_is_explained(vllm_published: PublishedStart, tmp_path: Path) -> None:
+    """By the variable that the nodes do not have in common, as the engine hashed it."""
+    name = "VLLM_RAY_BUNDLE_INDICES"
+    env = {**vllm_published.env, name: "0"}
+    started = start(tmp_path / "root", env=env)
+    assert started.exit_code == 0, started.log[-5000:]
+    assert "unknown_hash" in started.aotcache[-1]
+
+    def told() -> dict[str, Any] | None:
+        found = printed(aotcache("misses", "--json", env=vllm_published.env))["groups"]
+        return next((one for one in found if one["cause"] == f"env.{name}"), None)
+
+    group = eventually(told, f"a miss because of {name}")
+    assert (group["reason"], group["nodes"], group["node"]) == (
+        "unknown_hash",
+        1,
+        socket.gethostname(),
+    )
+    assert group["differences"] == [{"field": f"env.{name}", "stored": '""', "asked": '"0"'}]
+    words = ("lookup", group["hash"], "--explain", "--cache-root", str(tmp_path / "root"))
+    said = aotcache(*words, "--platform", "detect", env=vllm_published.env, check=False).stdout
+    assert f"factor env.{name}: stored" in said, said
 
 
 def test_only_the_worker_works(vllm_published: PublishedStart) -> None:

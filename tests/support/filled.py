@@ -174,6 +174,7 @@ def _tree_row(number: int) -> Row:
         "hash_factors": json.dumps({"code": key.hash[:16], "env": key.hash[16:32]}),
         "notes": '{"driver": "580.95.05"}',
         "hidden": False,
+        "pinned": number % 50 == 0,
     }
 
 
@@ -231,6 +232,8 @@ def _pack(number: int) -> Row:
         "name": name,
         "size": _bytes(number),
         "state": LIVE,
+        "condemned": 0,
+        "loose": False,
     }
 
 

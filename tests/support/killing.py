@@ -1,11 +1,13 @@
 """Kill -9 at every step: the audit events of Python and of our stores are the fault points.
 
 Each storage operation (`aotcache.storage`) and each change of the disk below the watched
-directories is one step; the process dies right before it.
+directories is one step; the process dies right before it. It does not wait for its disk: what the
+kernel has is not lost with a process, and a busy disk would take hours.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 _CHANGES = {"os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -65,6 +68,7 @@ def killed_before(last: int, below: Sequence[str], operation: Callable[[], objec
     child = os.fork()
     if child == 0:
         try:
+            _be_light()
             sys.addaudithook(Steps(below, last).hook)
             operation()
         except BaseException:
@@ -77,6 +81,21 @@ def killed_before(last: int, below: Sequence[str], operation: Callable[[], objec
         return True
     assert os.WEXITSTATUS(status) == 0, "the operation failed"
     return False
+
+
+def _be_light() -> None:
+    """In a process that was just forked: it does not wait for its disk, and leaves alone what it
+    has of the tests. To go through gigabytes of their objects, as the service does once when it has
+    started, would copy them all."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    gc.freeze()
+    os.fsync = lambda _descriptor: None
+    event.listen(Engine, "connect", connected)
 
 
 def run_service(last: int, data: Path, log: Path) -> int:
@@ -97,6 +116,7 @@ def run_service(last: int, data: Path, log: Path) -> int:
         # pytest has put its own files there.
         sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
         signal.alarm(300)  # should the test be killed
+        _be_light()
         steps = Steps([str(data)], last)
         event.listen(Engine, "commit", lambda _connection: steps.step())
         sys.addaudithook(steps.hook)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,15 @@ class Service:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def kill(self) -> None:
+        """With -9, and what it runs under."""
+        assert self.process is not None
+        (child,) = (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        )
+        os.kill(int(child), signal.SIGKILL)
+        self.process.wait()
 
     def site(self, policy: TrustPolicy | None = None, **more: Any) -> Site:
         client = HttpClient(self.url, retries=1)

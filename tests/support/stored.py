@@ -26,6 +26,7 @@ from aotcache.protocol.sections import Base
 from aotcache.storage import ObjectStore
 
 HASH = "a" * 64
+RANK = "rank_0_0-d0"
 PLATFORM = Platform(
     torch="2.13.0+cu130",
     triton="3.7.0",
@@ -40,9 +41,11 @@ OTHER_PLATFORM = replace(PLATFORM, device="NVIDIA A100-SXM4-80GB", arch="sm_80")
 RECIPE = Recipe(engine="vllm", engine_version="0.32.0", model="org/model", dtype="bfloat16")
 
 
-def make_pack(content: bytes, publish_id: str) -> PackPlace:
+def make_pack(content: bytes, publish_id: str, frames: int = 1) -> PackPlace:
+    """Of frames of equal size."""
     name = f"{hashlib.sha256(content).hexdigest()}-{publish_id}"
-    return PackPlace(name=name, frames=(Frame(stored=len(content), raw=len(content)),))
+    size = len(content) // frames
+    return PackPlace(name=name, frames=(Frame(stored=size, raw=size),) * frames)
 
 
 def make_manifest(
@@ -56,6 +59,7 @@ def make_manifest(
     generation: int = 1,
     publish_id: str | None = None,
     pack: PackPlace | None = None,
+    at: int = 0,
     created: int = 1_000,
     publisher: str = "node-1",
     recipe: Recipe | None = None,
@@ -63,7 +67,7 @@ def make_manifest(
     compile_seconds: float | None = None,
     trees: tuple[TreeUsed, ...] = (),
 ) -> tuple[Statement, Locations]:
-    """One file of these bytes, in one frame of one pack."""
+    """One file of these bytes, in one pack. at: where in it they begin."""
     publish_id = publish_id or new_publish_id()
     pack = pack or make_pack(content, publish_id)
     # The service does not look into files: any digest does.
@@ -86,7 +90,7 @@ def make_manifest(
         trees=trees,
         files=(FileEntry(f"{part}/file.py", len(content), PLAIN, digest),),
     )
-    return statement, Locations(packs=(pack,), blobs=(BlobPlace(0, 0, len(content)),))
+    return statement, Locations(packs=(pack,), blobs=(BlobPlace(0, at, len(content)),))
 
 
 def key_of(statement: Statement) -> str:

@@ -15,6 +15,13 @@ from aotcache.protocol.v1.trees import SORTS, TreeDetail, TreeSummary
 @options.layout
 @options.platform
 @click.option("--part", "parts", multiple=True, help="Only this part (again for more).")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Of a miss: the nearest stored tree, and in what it differs; also from what the engine "
+    "hashed, where its record of HASH lies under --cache-root.",
+)
+@options.cache_root
 @options.as_json
 @options.access
 def lookup(
@@ -22,6 +29,8 @@ def lookup(
     layout: str | None,
     platform_from: str | None,
     parts: tuple[str, ...],
+    explain: bool,
+    cache_root: str,
     as_json: bool,
     url: str,
     token_file: str | None,
@@ -38,9 +47,15 @@ def lookup(
         namespace=namespace,
         parts=parts,
     )
-    answer = options.index_at(url, token_file).lookup(asked)
+    index = options.index_at(url, token_file)
+    answer = index.lookup(asked)
+    found = None
+    if explain and isinstance(answer, Miss):
+        from aotcache.cli.explain import explained, say
+
+        found = explained(index, asked, cache_root)
     if as_json:
-        output.print_json(answer)
+        output.print_json(found or answer)
     elif isinstance(answer, Miss):
         click.echo(f"miss ({answer.reason}): {answer.message}")
         for difference in answer.differences:
@@ -48,6 +63,8 @@ def lookup(
                 f"  {difference.field}: stored {difference.stored!r}, asked for "
                 f"{difference.asked!r}"
             )
+        if found is not None:
+            say(found)
     else:
         click.echo(f"hit: {answer.layout}/{answer.hash} for platform {answer.platform}")
         for part in answer.parts:

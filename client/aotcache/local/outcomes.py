@@ -1,4 +1,5 @@
-"""Outcomes on disk: written the moment they are known, kept until the service has been told."""
+"""Outcomes and misses on disk: written the moment they are known, kept until the service has been
+told."""
 
 from __future__ import annotations
 
@@ -14,15 +15,20 @@ from aotcache.errors import FormatError, RemoteError, UnavailableError
 from aotcache.local.locks import alone
 from aotcache.local.state import STATE_DIRECTORY, TreeState, read_folder, write_whole
 from aotcache.protocol.decoding import decode_json
+from aotcache.protocol.v1.explain import Explain
 from aotcache.protocol.v1.outcomes import Outcome
 
 logger = logging.getLogger(__name__)
 
+_MISS = "-miss"
 
-def keep_outcome(tree_path: str, outcome: Outcome) -> None:
-    """Keep an outcome of a part of this tree until `tell_outcomes`. Raises LocalError."""
-    path = os.path.join(TreeState(tree_path).outcomes, secrets.token_hex(8) + ".json")
-    write_whole(path, msgspec.json.encode(outcome))
+
+def keep_outcome(tree_path: str, said: Outcome | Explain) -> None:
+    """Keep an outcome of a part of this tree, or that it was missed, until `tell_outcomes`. Raises
+    LocalError."""
+    name = secrets.token_hex(8) + (_MISS if isinstance(said, Explain) else "")
+    path = os.path.join(TreeState(tree_path).outcomes, name + ".json")
+    write_whole(path, msgspec.json.encode(said))
 
 
 def has_kept(folder: str) -> bool:
@@ -34,7 +40,7 @@ def has_kept(folder: str) -> bool:
     return any(name.endswith(".json") for name in names)  # not what a killed writer left
 
 
-def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
+def tell_outcomes(folder: str, tell: Callable[[Outcome | Explain], object]) -> int:
     """Tell what is kept of the trees in `folder`; how many were told. What the service refuses (its
     tree is deleted, say) is dropped. Raises UnavailableError, then they are kept; LocalError."""
     if not has_kept(folder):
@@ -45,7 +51,10 @@ def tell_outcomes(folder: str, tell: Callable[[Outcome], None]) -> int:
     with alone(base + ".lock"):
         for name, data in read_folder(base, ".json").items():
             try:
-                tell(decode_json(data, Outcome))
+                if name.endswith(_MISS):
+                    tell(decode_json(data, Explain))
+                else:
+                    tell(decode_json(data, Outcome))
                 told += 1
             except UnavailableError:
                 raise

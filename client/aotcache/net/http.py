@@ -6,7 +6,9 @@ the query of a URL: that of a presigned one is as good as a credential.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -24,7 +26,9 @@ from aotcache.errors import (
     error_classes,
 )
 from aotcache.net.connections import Origin, Pool, origin
+from aotcache.net.tracing import trace_headers
 from aotcache.protocol.decoding import decode_json
+from aotcache.protocol.names import REQUEST_ID
 
 if TYPE_CHECKING:
     from aotcache.protocol.v1.problem import Problem
@@ -59,6 +63,7 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     data: bytes
+    request: str
 
     @property
     def ok(self) -> bool:
@@ -87,7 +92,10 @@ class Answer(msgspec.Struct, frozen=True):
                 "aotcache service does: check the URL and what stands in front of the service"
             )
         # A code that this version does not know comes from a newer service.
-        raise error_classes().get(problem.code, RemoteError)(problem.message)
+        found = error_classes().get(problem.code, RemoteError)
+        if self.status >= 500:
+            raise found(f"{problem.message} (request {self.request})")
+        raise found(problem.message)
 
     def decode(self, kind: type[Reply]) -> Reply:
         try:
@@ -135,6 +143,8 @@ class HttpClient:
         self._token = _checked(token, "AOTCACHE_TOKEN") if token else ""
         self._token_file = token_file
         self._retries = retries
+        # In each of its requests: whoever reads both logs finds what belongs together.
+        self._id, self._number = os.urandom(6).hex(), itertools.count(1)
         self._pool = Pool(to, connect_seconds, read_seconds)
 
     def __repr__(self) -> str:
@@ -203,6 +213,8 @@ class HttpClient:
         repeatable = repeat or method in _REPEATABLE
         # A POST that may arrive twice: not often, as each try may take the whole read timeout.
         again = self._retries if method in _REPEATABLE else int(repeat)
+        request = f"{self._id}-{next(self._number)}"
+        sized |= {REQUEST_ID: request, **trace_headers()}
         failure: OSError | None = None
         reason = ""
         for number in range(1 + self._retries):
@@ -210,7 +222,7 @@ class HttpClient:
                 # Never as long as a server likes: a start that waits is worse off than a compile.
                 time.sleep(_PAUSE * 2 ** (number - 1))
             if number:
-                logger.debug("%s %s%s again: %s", method, self.url, path, reason)
+                logger.debug("%s %s%s again (%s): %s", method, self.url, path, request, reason)
             try:
                 received = self._pool.exchange(
                     method,
@@ -229,7 +241,7 @@ class HttpClient:
                 reason = f"answered {received.status}"
                 continue
             url = self.url + path
-            return Answer(method, url, received.status, received.headers, received.data)
+            return Answer(method, url, received.status, received.headers, received.data, request)
         raise UnavailableError(
             f"no answer from {self.url} ({method} {path}: {reason}): "
             "check that it runs and can be reached from here"

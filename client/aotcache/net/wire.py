@@ -14,9 +14,9 @@ from io import BufferedReader
 import msgspec
 
 from aotcache.errors import UsageError
+from aotcache.protocol.names import MAX_OBJECT
 
 PIECE = 256 << 10  # bytes handed to the socket at a time: a timeout is one of a piece
-MAX_ANSWER = 128 << 20  # bytes of a body that is taken: no object is larger
 # As in http.client.
 _MAX_LINE = 65536
 _MAX_HEADERS = 100
@@ -100,7 +100,7 @@ class Wire:
             elif coding:
                 raise ConnectionError(f"an answer in the transfer encoding {coding[:80]!a}")
             elif length is None:
-                data, reusable = file.read(MAX_ANSWER + 1), False
+                data, reusable = file.read(MAX_OBJECT + 1), False
                 _refuse_large(len(data))
             elif _LENGTH.fullmatch(length):
                 data = _exactly(file, int(length))
@@ -162,7 +162,7 @@ def _headers(file: BufferedReader) -> dict[str, str]:
 
 def _refuse_large(size: int) -> None:
     """Before memory is taken for it."""
-    if size > MAX_ANSWER:
+    if size > MAX_OBJECT:
         raise ConnectionError(f"an answer of {size} bytes or more: no more than 128 MiB are taken")
 
 

@@ -7,6 +7,7 @@ A tree's key is (namespace, layout, hash, platform). Objects lie under
     {namespace}/marks/deleted/{layout}/{hash}/{platform}/{part}/{generation:08}
     {namespace}/marks/quarantined/{layout}/{hash}/{platform}/{part}/{generation:08}
     {namespace}/marks/revoked/{key id}
+    {namespace}/marks/pinned/{layout}/{hash}/{platform}
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ _PACK = re.compile(r"[0-9a-f]{64}-[0-9a-f]{32}")
 _GENERATION = re.compile(r"\d{8}")
 _OBJECT_KEY = re.compile(r"[a-z0-9][a-z0-9-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
 MAX_OBJECT_KEY = 512
+# A header of both directions: what a client sends is in the service's log, and in its answer.
+REQUEST_ID = "X-Request-Id"
+MAX_OBJECT = 128 << 20  # bytes; what is larger is none of ours, and is not read whole
 
 
 _RULES = {
@@ -210,6 +214,18 @@ def quarantined_key(tree: TreeKey, part: str, generation: int) -> str:
 def revoked_key(namespace: str, key: str) -> str:
     """The marker that says: what this key signed is not served."""
     return f"{check_namespace(namespace)}/marks/revoked/{check_key_id(key)}"
+
+
+def pinned_key(tree: TreeKey) -> str:
+    """The marker that says: this tree is not deleted."""
+    return f"{check_namespace(tree.namespace)}/marks/pinned/{tree.path}"
+
+
+def parse_pinned_key(key: str) -> TreeKey:
+    pieces = check_object_key(key).split("/")
+    if len(pieces) != 6 or pieces[1:3] != ["marks", "pinned"]:
+        raise InvalidNameError(f"{key!r} does not mark a pinned tree")
+    return TreeKey(namespace=pieces[0], layout=pieces[3], hash=pieces[4], platform=pieces[5])
 
 
 def check_key_id(value: str) -> str:

@@ -15,13 +15,21 @@ from aotcache.net.http import HttpClient
 from aotcache.protocol.names import TreeKey, check_publish_id
 
 if TYPE_CHECKING:
+    from aotcache.protocol.v1.collect import Collect, Collection
+    from aotcache.protocol.v1.explain import Explain, Explanation, Misses
     from aotcache.protocol.v1.keys import Revoked, RevokeKey
     from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
     from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
     from aotcache.protocol.v1.quarantine import Quarantined, Release, Released
     from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
-    from aotcache.protocol.v1.trees import Deleted, TreeDetails, TreePage
+    from aotcache.protocol.v1.stats import Stats
+    from aotcache.protocol.v1.trees import Deleted, Pinned, TreeDetails, TreePage
+
+
+class Ready(msgspec.Struct):
+    status: str
+    version: str = ""
 
 
 class _Part(msgspec.Struct):
@@ -132,6 +140,66 @@ class Index:
 
         query = _query(namespace=namespace, layout=layout, platform=platform)
         return self._client.request_json("DELETE", _tree(hash), None, Deleted, query=query)
+
+    def pin(
+        self,
+        hash: str,
+        *,
+        namespace: str | None = None,
+        layout: str | None = None,
+        platform: str | None = None,
+        pinned: bool = True,
+    ) -> Pinned:
+        """Keep the trees of one hash, or let them go. Raises NotFoundError where there is none."""
+        from aotcache.protocol.v1.trees import Pinned
+
+        query = _query(namespace=namespace, layout=layout, platform=platform)
+        method, path = "PUT" if pinned else "DELETE", f"{_tree(hash)}/pin"
+        return self._client.request_json(method, path, None, Pinned, query=query)
+
+    def collect(self, asked: Collect) -> Collection:
+        """Start a collection. Raises BusyError while one is under way."""
+        from aotcache.protocol.v1.collect import Collection
+
+        return self._client.request_json("POST", "/v1/collect", asked, Collection)
+
+    def collection(self) -> Collection:
+        """The one that is under way, or the last."""
+        from aotcache.protocol.v1.collect import Collection
+
+        return self._client.request_json("GET", "/v1/collect", None, Collection)
+
+    def ready(self) -> Ready:
+        """Raises UnavailableError while it does not answer, or is not ready."""
+        return self._client.request_json("GET", "/readyz", None, Ready)
+
+    def stats(self) -> Stats:
+        """Of the namespaces that the token may read."""
+        from aotcache.protocol.v1.stats import Stats
+
+        return self._client.request_json("GET", "/v1/stats", None, Stats)
+
+    def tell(self, said: Outcome | Explain) -> None:
+        """An outcome, or a miss. Raises as these do."""
+        from aotcache.protocol.v1.outcomes import Outcome
+
+        if isinstance(said, Outcome):
+            self.outcome(said)
+        else:
+            self.explain(said)
+
+    def explain(self, asked: Explain) -> Explanation:
+        """How the nearest stored tree differs. Counts the miss where `asked` names a node."""
+        from aotcache.protocol.v1.explain import Explanation
+
+        return self._client.request_json("POST", "/v1/explain", asked, Explanation, repeat=True)
+
+    def misses(self, namespace: str | None = None) -> Misses:
+        """Which nodes missed, by why; None: in all namespaces."""
+        from aotcache.protocol.v1.explain import Misses
+
+        query = _query(namespace=namespace)
+        return self._client.request_json("GET", "/v1/misses", None, Misses, query=query)
 
     def quarantined(self, namespace: str | None = None) -> Quarantined:
         from aotcache.protocol.v1.quarantine import Quarantined

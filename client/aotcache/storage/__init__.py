@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aotcache.errors import UsageError
-from aotcache.storage.base import ObjectInfo, ObjectStore
+from aotcache.storage.base import DirectStore, ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
     from aotcache.net.http import HttpClient
 
-__all__ = ["ObjectInfo", "ObjectStore", "http_store", "open_store", "presigned_store"]
+__all__ = [
+    "DirectStore",
+    "ObjectInfo",
+    "ObjectStore",
+    "http_store",
+    "open_store",
+    "presigned_store",
+]
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str) -> DirectStore:
     """The store at `file:///directory`, `memory://name` or `s3://bucket/prefix`.
 
     S3's endpoint, region and credentials come from the standard AWS environment. Sends nothing: a

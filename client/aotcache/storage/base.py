@@ -1,6 +1,7 @@
-"""The contract every object store keeps: immutable objects under checked keys.
+"""The contract every object store keeps: objects under checked keys.
 
-Objects are put once and never change. All methods may be called from several threads at once.
+Objects are put once and never change, but for the unsigned half of a manifest, which says where the
+bytes lie (`DirectStore.replace`). All methods may be called from several threads at once.
 Every method raises InvalidNameError for a key that `protocol.names.check_object_key` refuses (also
 one that comes back from storage in a listing: it is left out and logged), and
 StorageUnavailableError when nothing can be said: no answer, no permission, no space. A store that
@@ -13,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import msgspec
-
-MAX_OBJECT = 128 << 20  # bytes; what is larger is none of ours, and is not read whole
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -36,7 +35,7 @@ class ObjectStore(Protocol):
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises ObjectMissingError, and StorageUnavailableError for one of more
-        than MAX_OBJECT."""
+        than `names.MAX_OBJECT`."""
         ...
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
@@ -64,4 +63,13 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give up connections. The store is not used afterwards."""
+        ...
+
+
+class DirectStore(ObjectStore, Protocol):
+    """A store that is not behind a service."""
+
+    def replace(self, key: str, data: bytes | memoryview) -> None:
+        """Put in place of what is there: a reader sees all of the one or all of the other, and so
+        does one after a replace that was killed."""
         ...

@@ -158,6 +158,19 @@ class CheckedStore(abc.ABC):
             ) from error
 
 
+class CheckedDirectStore(CheckedStore):
+    """The DirectStore contract, likewise."""
+
+    def replace(self, key: str, data: bytes | memoryview) -> None:
+        check_object_key(key)
+        with self._failures("replace", key):
+            sys.audit(AUDIT_EVENT, "replace", key)
+            self._replace(key, data)
+
+    @abc.abstractmethod
+    def _replace(self, key: str, data: bytes | memoryview) -> None: ...
+
+
 def describe(error: BaseException) -> str:
     """An exception in one line. Query strings go: a presigned URL's holds a signature."""
     lines: builtins.list[str] = _QUERY.sub("?…", str(error)).split("\n")

@@ -11,12 +11,12 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
 from aotcache.errors import StorageUnavailableError
 from aotcache.storage.base import ObjectInfo
-from aotcache.storage.checked import CheckedStore
+from aotcache.storage.checked import CheckedDirectStore
 
 # No namespace starts with a dot: what lies in here has no key and is never listed.
 INCOMING = ".incoming"
@@ -26,7 +26,7 @@ _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-class FileStore(CheckedStore):
+class FileStore(CheckedDirectStore):
     """Objects below `root`, an absolute directory, made if it is not there."""
 
     def __init__(self, root: str) -> None:
@@ -47,6 +47,19 @@ class FileStore(CheckedStore):
         final = self._path(key)
         if os.path.lexists(final):
             raise FileExistsError(final)
+        with self._written(data) as temporary:
+            self._link(temporary, final)
+
+    def _replace(self, key: str, data: bytes | memoryview) -> None:
+        final = self._path(key)
+        with self._written(data) as temporary:
+            _make_folders(self._root, os.path.dirname(final))
+            os.replace(temporary, final)
+            _sync_folder(os.path.dirname(final))
+
+    @contextmanager
+    def _written(self, data: bytes | memoryview) -> Iterator[str]:
+        """A synced file of these bytes outside the namespaces; gone at the end, if still there."""
         # Not its parents: a root that went away is a mount that dropped, not an empty store.
         with suppress(FileExistsError):
             os.mkdir(self._incoming)
@@ -58,9 +71,10 @@ class FileStore(CheckedStore):
             with open(descriptor, "wb", buffering=0) as file:
                 _write(file.fileno(), data)
                 os.fsync(file.fileno())
-            self._link(temporary, final)
+            yield temporary
         finally:
-            os.unlink(temporary)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
 
     def _link(self, temporary: str, final: str) -> None:
         folder = os.path.dirname(final)

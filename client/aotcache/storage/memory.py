@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from aotcache.storage.base import ObjectInfo
-from aotcache.storage.checked import CheckedStore
+from aotcache.storage.checked import CheckedDirectStore
 
 _LOCK = threading.Lock()
 _STORES: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
 
 
-class MemoryStore(CheckedStore):
+class MemoryStore(CheckedDirectStore):
     """Stores of one name share their objects, as long as the process lives."""
 
     def __init__(self, name: str) -> None:
@@ -27,6 +27,10 @@ class MemoryStore(CheckedStore):
         with _LOCK:
             if key in self._objects:
                 raise FileExistsError(key)
+            self._objects[key] = bytes(data)
+
+    def _replace(self, key: str, data: bytes | memoryview) -> None:
+        with _LOCK:
             self._objects[key] = bytes(data)
 
     def _get(self, key: str) -> bytes:

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import obstore
 from obstore.store import S3Store as Obstore
 
 from aotcache.errors import StorageUnavailableError, UsageError
-from aotcache.storage.base import MAX_OBJECT, ObjectInfo
-from aotcache.storage.checked import CheckedStore
+from aotcache.protocol.names import MAX_OBJECT
+from aotcache.storage.base import ObjectInfo
+from aotcache.storage.checked import CheckedDirectStore
 from aotcache.storage.s3_environment import Environment, aws_environment, packaged_certificates
 from aotcache.storage.s3_refusals import Refusal, asked
 
@@ -41,7 +42,7 @@ PAGE = 1000
 _AGAIN = {0, 408, 409, 429, 500, 502, 503, 504}
 
 
-class S3Store(CheckedStore):
+class S3Store(CheckedDirectStore):
     """Objects below `prefix` of `bucket`. Credentials must allow ListBucket, GetObject, PutObject
     and DeleteObject; without ListBucket S3 hides that an object is missing behind a 403.
 
@@ -70,13 +71,19 @@ class S3Store(CheckedStore):
         self.__dict__.pop("_puts", None)
 
     def _put(self, key: str, data: bytes | memoryview) -> None:
+        # If-None-Match: * is in each of its requests.
+        self._send(key, data, "create")
+
+    def _replace(self, key: str, data: bytes | memoryview) -> None:
+        self._send(key, data, "overwrite")
+
+    def _send(
+        self, key: str, data: bytes | memoryview, mode: Literal["create", "overwrite"]
+    ) -> None:
         store, path = self._puts, self._root + key
         for attempt in range(ATTEMPTS):
             try:
-                # If-None-Match: * is in each of these.
-                self._ask(
-                    lambda: obstore.put(store, path, data, mode="create", use_multipart=False)
-                )
+                self._ask(lambda: obstore.put(store, path, data, mode=mode, use_multipart=False))
             except Refusal as refusal:
                 if refusal.status == 412:
                     raise FileExistsError(key) from refusal

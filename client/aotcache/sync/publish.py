@@ -29,6 +29,7 @@ from aotcache.errors import (
 )
 from aotcache.local.journal import Journal, drop_journal, read_journal
 from aotcache.local.state import TreeState, target_of
+from aotcache.net.tracing import span
 from aotcache.probe.trees import FoundTree, ScannedFile, TreeScan
 from aotcache.protocol.manifest import FileEntry, Manifest, Statement, encode_whole
 from aotcache.protocol.names import TreeKey, manifest_key, new_publish_id, pack_key
@@ -79,7 +80,8 @@ def publish(
             f"{tree.path} is not published: this node trusts only signed parts and has no key to "
             "sign its own. Make one with `aotcache key generate`, or say AOTCACHE_TRUST=unsigned"
         )
-    with TreeState(tree.path).locked():
+    about = {"layout": tree.layout, "hash": tree.hash, "namespace": namespace}
+    with span("aotcache.publish", **about), TreeState(tree.path).locked():
         return _Publish(site, namespace, tree, scan, identity, folders, complete).run()
 
 
@@ -120,9 +122,14 @@ class _Publish:
         self.failures: Counter[type[AotcacheError]] = Counter()
         journal = read_journal(self.state, self.target)
         if journal is not None and not self._is_usable(journal):
-            logger.info("%s: packs of the interrupted publish are left: starting over", self.key)
+            logger.info(
+                "%s: packs of the interrupted publish are gone, or were not searched for secrets: "
+                "starting over",
+                self.key,
+            )
             journal = None
         self.uploaded = 0
+        self.afresh = False
         self._take(journal or self._new_journal(), resumed=journal is not None)
 
     def _new_journal(self) -> Journal:
@@ -191,7 +198,9 @@ class _Publish:
             raise kind(f"{self.key} was tried {tries} times: {why} ({error})") from error
         logger.info("%s: %s; trying again", self.key, error)
         if isinstance(error, (SessionExpiredError, CondemnedError)):
-            # The packs of this publish id are gone, or may be at any time: start over.
+            # The packs of this publish id are gone, or may be at any time: start over. So may be
+            # those that a remembered manifest refers to, which has been replaced since.
+            self.afresh = True
             self.uploaded += self.uploader.uploaded
             self._take(self._new_journal(), resumed=False)
 
@@ -206,7 +215,7 @@ class _Publish:
             for state in session.parts
             if state.generation
         }
-        here = self.state.remembered(self.target)
+        here = {} if self.afresh else self.state.remembered(self.target)
         known = {newest[part]: data for part, data in here.items() if part in newest}
         manifests = self.site.manifests([*newest.values()], known)
         previous = dict(zip(newest, manifests, strict=True))
@@ -252,10 +261,11 @@ class _Publish:
         said = statement_of(self.identity, self.key, plan, self.journal.publish_id)
         if self.site.scanner is not None:
             told = msgspec.to_builtins(msgspec.structs.replace(said, files=()))
-            texts = (*_texts(told), *(entry.path for entry in said.files))
-            found = self.site.scanner.find("\n".join(texts).encode())
-            if found is not None:
-                raise leak_in(f"the record of {self.tree.path}", 0, found)
+            paths = [entry.path for entry in said.files]
+            for what, texts in (("record", [*_texts(told)]), ("paths", paths)):
+                found = self.site.scanner.find("\n".join(texts).encode())
+                if found is not None:
+                    raise leak_in(f"the {what} of {self.tree.path}", 0, found)
         return said
 
     def _is_own(self, plan: PartPlan) -> bool:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aotcache.core.trust import UNSIGNED
-from aotcache.errors import ManifestError, RemoteError, UsageError
+from aotcache.errors import ManifestError, ObjectMissingError, RemoteError, UsageError
 from aotcache.local.existing import compare
 from aotcache.local.pulled import Note, write_note
 from aotcache.local.staging import discard
 from aotcache.local.state import TreeState, target_of
+from aotcache.net.tracing import span
 from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
 from aotcache.protocol.names import SHARED, TreeKey, part_directory
@@ -89,17 +90,14 @@ def pull(
     """
     begin = time.monotonic()
     state = TreeState(tree_path)
-    with state.locked(lock_timeout, site.progress.step):
-        answer = site.index.lookup(lookup)
-        if isinstance(answer, Miss):
-            return answer
-        parts = _choose_parts(answer, lookup)
+    about = {"layout": lookup.layout, "hash": lookup.hash, "namespace": lookup.namespace}
+    with span("aotcache.pull", **about), state.locked(lock_timeout, site.progress.step):
+        found_there = _look_up(site, lookup)
+        if isinstance(found_there, Miss):
+            return found_there
+        answer, manifests = found_there
         if (missed := beside(answer)) is not None:
             return missed
-        site.progress.step(
-            f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
-        )
-        manifests = _manifests(site, answer, parts, lookup)
         if recipe is not None and (other := other_graph(manifests, recipe)) is not None:
             return other
         refuse_foreign(manifests)
@@ -148,6 +146,26 @@ def pull(
         compile_seconds=answer.compile_seconds,
         unsigned=site.policy.mode == UNSIGNED,
     )
+
+
+def _look_up(
+    site: Site, lookup: Lookup, *, again: bool = True
+) -> tuple[Hit, list[Manifest]] | Miss:
+    """What is found, and the manifests of the parts. again: a tree may be deleted in between, which
+    is a miss; a manifest that is lost raises ObjectMissingError the second time."""
+    answer = site.index.lookup(lookup)
+    if isinstance(answer, Miss):
+        return answer
+    parts = _choose_parts(answer, lookup)
+    site.progress.step(
+        f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
+    )
+    try:
+        return answer, _manifests(site, answer, parts, lookup)
+    except ObjectMissingError:
+        if not again:
+            raise
+    return _look_up(site, lookup, again=False)
 
 
 def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:

@@ -12,7 +12,8 @@ import click
 from aotcache.storage import open_store
 
 from ..index.database import Database
-from ..ops.reindex import reindex as run_reindex
+from ..ops.listing import list_storage
+from ..ops.reconcile import reconcile
 from ..settings import ServiceSettings
 from .data import data_options, unusable_data
 
@@ -31,11 +32,11 @@ def reindex(data_dir: Path, storage_url: str, database_url: str, as_json: bool) 
         database.migrate()
         store = open_store(settings.storage_url)
     try:
-        done = run_reindex(database, store)
+        done = reconcile(database, store, list_storage(store))
     finally:
         store.close()
         database.close()
     if as_json:
         click.echo(json.dumps(asdict(done)))
     else:
-        click.echo(f"{done.trees} trees, {done.parts} parts; {done.skipped} manifests skipped")
+        click.echo(f"{done.trees} trees, {done.parts} parts; {len(done.skipped)} manifests skipped")

@@ -11,9 +11,15 @@ from pathlib import Path
 import click
 import uvicorn
 
+from aotcache.protocol.v1.collect import Keep
+
+from .. import logs
 from ..http.app import create_app
+from ..http.tracing import traced
 from ..index.tokens import any_usable
 from ..settings import (
+    DEFAULT_COLLECT_HOURS,
+    DEFAULT_GRACE_HOURS,
     DEFAULT_HOST,
     DEFAULT_PORT,
     DEFAULT_PRESIGN_SECONDS,
@@ -23,6 +29,8 @@ from ..settings import (
     ServiceSettings,
 )
 from .data import data_options, unusable_data
+
+HOUR = 3600
 
 
 @click.command()
@@ -63,6 +71,54 @@ from .data import data_options, unusable_data
     "more. 0: it always is.",
 )
 @click.option(
+    "--collect-hours",
+    envvar="AOTCACHE_COLLECT_HOURS",
+    type=click.IntRange(0),
+    default=DEFAULT_COLLECT_HOURS,
+    show_default=True,
+    help="How often trees that need not be kept are deleted, and packs that nothing refers to; one "
+    "replica does it. 0: only by `aotcache gc`.",
+)
+@click.option(
+    "--grace-hours",
+    envvar="AOTCACHE_GRACE_HOURS",
+    type=click.IntRange(2),
+    default=DEFAULT_GRACE_HOURS,
+    show_default=True,
+    help="How long a pack is left that nothing refers to any more: longer than any pull takes.",
+)
+@click.option(
+    "--keep-days",
+    envvar="AOTCACHE_KEEP_DAYS",
+    type=click.IntRange(0),
+    default=0,
+    help="Delete trees that were neither looked up nor published for so long.  [default: keep all]",
+)
+@click.option(
+    "--keep-bytes",
+    envvar="AOTCACHE_KEEP_BYTES",
+    type=click.IntRange(0),
+    default=0,
+    help="Delete the least recently used trees while all that are stored take more.  [default: "
+    "keep all]",
+)
+@click.option(
+    "--keep-per-recipe",
+    envvar="AOTCACHE_KEEP_PER_RECIPE",
+    type=click.IntRange(0),
+    default=0,
+    help="Of each recipe, layout and platform keep so many trees, the last used ones.  [default: "
+    "keep all]",
+)
+@click.option(
+    "--log-format",
+    envvar="AOTCACHE_LOG_FORMAT",
+    type=click.Choice(logs.FORMATS),
+    default=logs.TEXT,
+    show_default=True,
+    help="Lines to read, or one JSON object a line.",
+)
+@click.option(
     "--s3-public-endpoint",
     envvar="AOTCACHE_S3_PUBLIC_ENDPOINT",
     default="",
@@ -78,9 +134,16 @@ def serve(
     presign_seconds: int,
     token_rate: int,
     quarantine_nodes: int,
+    collect_hours: int,
+    grace_hours: int,
+    keep_days: int,
+    keep_bytes: int,
+    keep_per_recipe: int,
+    log_format: str,
     s3_public_endpoint: str,
 ) -> None:
     """Run the service: index, API and OpenAPI page (/docs), until it is told to stop."""
+    logs.configure(log_format)
     settings = ServiceSettings(
         data_dir=data_dir,
         storage_url=storage_url,
@@ -91,6 +154,9 @@ def serve(
         token_rate=token_rate,
         quarantine_nodes=quarantine_nodes,
         s3_public_endpoint=s3_public_endpoint,
+        collect_hours=collect_hours,
+        grace_seconds=grace_hours * HOUR,
+        keep=Keep(days=keep_days, bytes=keep_bytes, per_recipe=keep_per_recipe),
     )
     with unusable_data(settings):
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -122,10 +188,11 @@ def serve(
             f"(index: {context.database.url}, objects: {context.store.url})"
         )
         config = uvicorn.Config(
-            app,
+            traced(app),
             # uvloop takes as long for a lookup, and accepts one connection a turn: a fleet that
             # connects at once would wait for as many turns as it has nodes.
             loop="asyncio",
+            log_config=None,
             log_level="warning",
             access_log=False,
             proxy_headers=False,

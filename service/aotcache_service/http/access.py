@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from aotcache.errors import AotcacheError
 
 from ..auth import Caller, no_token
 from ..index import tokens
-from .context import ContextDep
+from .context import TOKEN, ContextDep
 from .limits import RateLimit
 
 _header = APIKeyHeader(
@@ -53,8 +53,12 @@ class Gate:
         return found
 
 
-async def _caller(context: ContextDep, authorization: AuthorizationDep = None) -> Caller:
-    return await context.callers.ask(authorization or "")
+async def _caller(
+    request: Request, context: ContextDep, authorization: AuthorizationDep = None
+) -> Caller:
+    found = await context.callers.ask(authorization or "")
+    request.scope[TOKEN] = found.token
+    return found
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

@@ -11,19 +11,24 @@ from fastapi_offline import FastAPIOffline
 
 from aotcache import __version__
 from aotcache.storage import open_store
-from aotcache.storage.base import ObjectStore
+from aotcache.storage.base import DirectStore
 
 from ..index.database import Database
+from ..index.totals import Totals
 from ..index.usage import UsageCounter
 from ..ops.presign import open_presigner
 from ..settings import ServiceSettings
-from . import errors, health
+from . import errors, health, metrics
 from .access import Gate
 from .bodies import BoundedBodies
+from .collector import Collector
 from .context import Context
 from .lean import ShortCut
 from .limits import RateLimit
+from .observe import Observed
 from .v1 import (
+    collect,
+    explain,
     keys,
     lookup,
     objects,
@@ -32,6 +37,7 @@ from .v1 import (
     publish,
     quarantine,
     recipes,
+    stats,
     trees,
 )
 
@@ -42,7 +48,7 @@ that finds nothing has a `Miss`.
 """
 
 
-def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> ShortCut:
+def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> Observed:
     """The service of these settings; `store`: another one than at `settings.storage_url`.
 
     A store that is given stays the caller's to close. Raises UsageError for a URL of neither a
@@ -56,6 +62,8 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> S
         store=opened,
         usage=UsageCounter(database),
         gate=Gate(RateLimit(settings.token_rate), closed=not settings.is_local).callers,
+        collector=Collector(settings, database, opened),
+        totals=Totals(database),
         presigner=open_presigner(opened.url, settings.s3_public_endpoint, settings.presign_seconds),
     )
 
@@ -63,12 +71,14 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> S
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(database.migrate)
         context.usage.start()
+        context.collector.start()
         context.ready = True
         try:
             yield
         finally:
             context.ready = False
             context.close()
+            await run_in_threadpool(context.collector.close)
             await run_in_threadpool(context.usage.close)
             if store is None:
                 await run_in_threadpool(context.store.close)
@@ -86,7 +96,9 @@ def create_app(settings: ServiceSettings, store: ObjectStore | None = None) -> S
     errors.install(app)
     app.add_middleware(BoundedBodies)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)
-    for routes in calls:
+    for routes in (*calls, collect, explain, stats):
         app.include_router(routes.router, prefix="/v1")
-    return ShortCut(app, context, {"/v1/lookup": lookup.lookup})
+    short = {"/v1/lookup": lookup.lookup}
+    return Observed(ShortCut(app, context, short), context, frozenset(short))

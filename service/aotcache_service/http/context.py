@@ -17,12 +17,15 @@ from aotcache.storage.base import ObjectStore
 from ..auth import Caller
 from ..index.database import Database
 from ..index.lookup import Callers, Found, lookup_all
+from ..index.totals import Totals
 from ..index.usage import UsageCounter
 from ..ops.presign import Presigner
 from ..settings import ServiceSettings
+from .collector import Collector
 from .gather import Gather
 from .limits import Uploads
 
+TOKEN = "aotcache.token"  # in a request's scope: the id of the token that it came with  # noqa: S105
 UPLOADS = 8
 # Threads that may wait for object storage. Lookups have others: they answer while it hangs.
 STORAGE_THREADS = 32
@@ -37,14 +40,16 @@ T = TypeVar("T")
 @dataclass(slots=True, kw_only=True)
 class Context:
     """presigner: None where nodes reach the store through this service only. gate: says who asks.
-    ready: the database's tables are of this version. lookups: are asked with the Authorization
-    header; callers: by it."""
+    ready: the database's tables are of this version. totals: what the index holds. lookups: are
+    asked with the Authorization header; callers: by it."""
 
     settings: ServiceSettings
     database: Database
     store: ObjectStore
     usage: UsageCounter
     gate: Callers
+    collector: Collector
+    totals: Totals
     presigner: Presigner | None = None
     ready: bool = False
     uploads: Uploads = field(default_factory=lambda: Uploads(UPLOADS))

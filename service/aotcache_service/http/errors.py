@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from aotcache.errors import (
     AotcacheError,
+    BusyError,
     CondemnedError,
     ForbiddenError,
     FormatError,
@@ -23,6 +24,7 @@ from aotcache.errors import (
     NotFoundError,
     ObjectExistsError,
     ObjectMissingError,
+    PinnedError,
     RateLimitedError,
     RemoteError,
     SessionExpiredError,
@@ -58,6 +60,8 @@ STATUS: dict[type[Exception], int] = {
     GenerationTakenError: 409,
     SessionExpiredError: 410,
     CondemnedError: 409,
+    PinnedError: 409,
+    BusyError: 409,
     RequestValidationError: 422,
     OperationalError: 503,
     PoolTimeoutError: 503,
@@ -144,6 +148,8 @@ def _http_answer(request: Request, error: Exception) -> JSONResponse:
     """What FastAPI itself refuses (no such route, no such method), and statuses without a class."""
     assert isinstance(error, HTTPException)
     code, message = UsageError.code, str(error.detail)
+    if error.status_code in {408, 503}:
+        log.warning("%s %s: %s", request.method, request.url.path, message)
     if error.status_code == 404:
         # No route raises it: a tree or object that is not there is an error of ours.
         code = RemoteError.code

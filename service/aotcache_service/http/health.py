@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from aotcache import __version__
 from aotcache.errors import UnavailableError
 
 from .context import ContextDep
@@ -23,4 +24,4 @@ async def readyz(context: ContextDep) -> dict[str, str]:
     """200 once the database's tables are of this version."""
     if not context.ready:
         raise UnavailableError("the service is starting: its database is being migrated")
-    return {"status": "ready"}
+    return {"status": "ready", "version": __version__}

@@ -30,7 +30,7 @@ class ShortCut:
 
     def __init__(self, app: ASGIApp, context: Context, calls: Mapping[str, Call]) -> None:
         self._app = app
-        self.context = context
+        self._context = context
         self._calls = {path: (get_type_hints(call)["asked"], call) for path, call in calls.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +51,7 @@ class ShortCut:
             await self._app(scope, _once_more(first, receive), send)
             return
         try:
-            answer = await call(asked, self.context, _authorization(scope))
+            answer = await call(asked, self._context, _authorization(scope))
         except Exception as error:
             answer = answer_error(Request(scope), error)
         await answer(scope, receive, send)

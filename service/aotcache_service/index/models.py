@@ -20,6 +20,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -94,7 +96,8 @@ recipe_trees = Table(
 class TreeRow(Base):
     """A tree. What describes its parts is derived from their newest generations (write.refresh).
 
-    hidden: it is being deleted. engine, model: of the recipe, to filter by.
+    hidden: nothing of it is served: it is being deleted, or withheld. pinned: it is not
+    deleted. engine, model: of the recipe, to filter by.
     """
 
     __tablename__ = "trees"
@@ -121,6 +124,7 @@ class TreeRow(Base):
     hash_factors: Mapped[dict[str, str]] = mapped_column(default=dict)
     notes: Mapped[dict[str, str]] = mapped_column(default=dict)
     hidden: Mapped[bool] = mapped_column(default=False)
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
         UniqueConstraint("namespace", "layout", "hash", "platform_id"),
@@ -163,7 +167,8 @@ class PartRow(Base):
 
 
 class PackRow(Base):
-    """state: live; condemned: no commit may refer to it any more."""
+    """state: live; condemned (since then): no commit may refer to it any more. loose: whether most
+    of it is dead was not looked at since a part stopped to refer to it."""
 
     __tablename__ = "packs"
 
@@ -172,8 +177,14 @@ class PackRow(Base):
     name: Mapped[str]
     size: Mapped[int]
     state: Mapped[str] = mapped_column(default=LIVE)
+    condemned: Mapped[int] = mapped_column(default=0, server_default="0")
+    loose: Mapped[bool] = mapped_column(default=True, server_default=true())
 
-    __table_args__ = (UniqueConstraint("namespace", "name"),)
+    __table_args__ = (
+        UniqueConstraint("namespace", "name"),
+        Index(None, "state", "condemned"),
+        Index(None, "loose", "id"),
+    )
 
 
 class PartPackRow(Base):
@@ -189,7 +200,8 @@ class PartPackRow(Base):
 
 
 class SessionRow(Base):
-    """A publish session: its packs (named by publish_id) and those it pins are not collected."""
+    """A publish session: its packs (named by publish_id) and those it pins are not collected.
+    opened: the first time, 0 if that is not known."""
 
     __tablename__ = "sessions"
 
@@ -199,6 +211,7 @@ class SessionRow(Base):
     hash: Mapped[str]
     platform_id: Mapped[str]
     expires: Mapped[int] = mapped_column(index=True)
+    opened: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class SessionPackRow(Base):
@@ -232,6 +245,25 @@ class OutcomeRow(Base):
     reason: Mapped[str]
     node: Mapped[str]
     last: Mapped[int]
+
+
+class MissRow(Base):
+    """A node looked for a tree and had to compile. differences: Difference of the nearest stored
+    tree. cause: what they are, in words that many nodes share."""
+
+    __tablename__ = "misses"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    layout: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    platform_id: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    reason: Mapped[str]
+    cause: Mapped[str]
+    differences: Mapped[list[dict[str, Any]]]
+    count: Mapped[int]
+    last: Mapped[int] = mapped_column(index=True)
 
 
 class VerdictRow(Base):
@@ -308,3 +340,17 @@ class DeletionRow(Base):
     platform_id: Mapped[str] = mapped_column(primary_key=True)
     part: Mapped[str] = mapped_column(primary_key=True)
     generation: Mapped[int]
+
+
+class JobRow(Base):
+    """A job that one replica at a time does. holder: whose turn it is, until then. started,
+    finished, report: of the last one, 0 and empty for never."""
+
+    __tablename__ = "jobs"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    until: Mapped[int]
+    started: Mapped[int]
+    finished: Mapped[int]
+    report: Mapped[dict[str, Any]]

@@ -175,6 +175,7 @@ def open_session(db: Session, publish_id: str, key: TreeKey, now: int, expires: 
             hash=key.hash,
             platform_id=key.platform,
             expires=expires,
+            opened=now,
         )
         db.add(row)
     elif (row.namespace, row.layout, row.hash, row.platform_id) != (
@@ -204,6 +205,12 @@ def pin_packs(db: Session, publish_id: str, parts: Iterable[PartRow]) -> None:
     db.add_all(
         SessionPackRow(publish_id=publish_id, pack_id=pack) for pack in db.scalars(packs).all()
     )
+
+
+def unknown_packs(db: Session, namespace: str, names: Iterable[str]) -> set[str]:
+    wanted = set(names)
+    known = select(PackRow.name).where(PackRow.namespace == namespace, PackRow.name.in_(wanted))
+    return wanted.difference(db.scalars(known))
 
 
 def require_session(db: Session, publish_id: str, namespace: str, now: int) -> SessionRow:

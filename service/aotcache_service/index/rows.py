@@ -57,4 +57,5 @@ def summary(row: TreeRow, recipe: RecipeRow | None, outcomes: dict[str, int]) ->
         used=row.used,
         lookups=row.lookups,
         outcomes=outcomes,
+        pinned=row.pinned,
     )

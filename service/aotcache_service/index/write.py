@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from aotcache.errors import CondemnedError, NotFoundError, UsageError
@@ -121,7 +121,7 @@ def remove_generations(db: Session, key: TreeKey, up_to: Mapping[str, int]) -> N
         return
     for part, generation in up_to.items():
         of_part = (PartRow.tree_id == tree.id, PartRow.part == part)
-        db.execute(delete(PartRow).where(*of_part, PartRow.generation <= generation))
+        _drop(db, *of_part, PartRow.generation <= generation)
     settle_tree(db, tree)
 
 
@@ -132,8 +132,25 @@ def withdraw(db: Session, manifest: str) -> None:
     if tree is None:
         return
     of_tree = (PartRow.tree_id == tree.id, PartRow.part == name.part)
-    db.execute(delete(PartRow).where(*of_tree, PartRow.generation == name.generation))
+    _drop(db, *of_tree, PartRow.generation == name.generation)
     settle_tree(db, tree)
+
+
+def _drop(db: Session, *which: ColumnElement[bool]) -> None:
+    """Parts; what is left of their packs is to be looked at."""
+    packs = (
+        select(PartPackRow.pack_id).join(PartRow, PartRow.id == PartPackRow.part_id).where(*which)
+    )
+    db.execute(update(PackRow).where(PackRow.id.in_(packs)).values(loose=True))
+    db.execute(delete(PartRow).where(*which))
+
+
+def pin(db: Session, key: TreeKey, *, pinned: bool = True) -> bool:
+    """False: there is no such tree."""
+    tree = find_tree(db, key)
+    if tree is not None:
+        tree.pinned = pinned
+    return tree is not None
 
 
 def settle_tree(db: Session, tree: TreeRow) -> None:

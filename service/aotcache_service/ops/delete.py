@@ -10,7 +10,7 @@ import logging
 
 from sqlalchemy import select
 
-from aotcache.errors import NotFoundError, ObjectExistsError
+from aotcache.errors import NotFoundError, ObjectExistsError, PinnedError
 from aotcache.protocol.names import (
     LAYOUTS,
     TreeKey,
@@ -41,7 +41,8 @@ def delete_trees(
     layout: str = "",
     platform: str = "",
 ) -> Deleted:
-    """Delete every tree of a hash; empty layout, platform: of any. Raises NotFoundError.
+    """Delete every tree of a hash; empty layout, platform: of any. Raises NotFoundError, and
+    PinnedError where one of them is pinned: then none is deleted.
 
     Also one of which the index knows nothing: its publisher died before the commit.
     """
@@ -52,7 +53,11 @@ def delete_trees(
         if platform:
             query = query.where(TreeRow.platform_id == platform)
         # Hidden rows too: those are what a killed deletion left.
-        keys = [tree_key(row) for row in db.scalars(query.order_by(TreeRow.id))]
+        rows = db.scalars(query.order_by(TreeRow.id)).all()
+    keys = [tree_key(row) for row in rows]
+    pinned = [str(key) for key, row in zip(keys, rows, strict=True) if row.pinned]
+    if pinned:
+        raise _pinned(", ".join(pinned))
     uncommitted = set()
     for name in (layout,) if layout else LAYOUTS:
         for manifest in _listed(store, f"{trees_prefix(namespace)}{name}/{tree_hash}/"):
@@ -79,13 +84,24 @@ def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
     for manifest in sorted(known.union(_listed(store, prefix))):
         name = parse_manifest_key(manifest)
         up_to[name.part] = max(up_to.get(name.part, 0), name.generation)
+    marks = []
     for part, generation in up_to.items():
+        mark = deleted_key(key, part, generation)
         try:
-            store.put(deleted_key(key, part, generation), b"")
+            store.put(mark, b"")
         except ObjectExistsError:
             log.debug("%s %s: the deletion had begun already", key, part)
+        else:
+            marks.append(mark)
     with database.write() as db:
-        write.hide_generations(db, key, up_to)
+        tree = find_tree(db, key)
+        pinned = tree is not None and tree.pinned  # in between
+        if not pinned:
+            write.hide_generations(db, key, up_to)
+    if pinned:
+        for mark in marks:
+            store.delete(mark)
+        raise _pinned(str(key))
     for manifest in _listed(store, prefix):
         name = parse_manifest_key(manifest)
         if name.generation <= up_to.get(name.part, 0):
@@ -95,6 +111,10 @@ def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
         end_quarantine(database, store, key, part)
     with database.write() as db:
         write.remove_generations(db, key, up_to)
+
+
+def _pinned(trees: str) -> PinnedError:
+    return PinnedError(f"{trees} is pinned: nothing was deleted. `aotcache unpin` it first")
 
 
 def _listed(store: ObjectStore, prefix: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -29,7 +30,10 @@ from aotcache.storage.base import ObjectStore
 
 from ..index import publishing, write
 from ..index.database import Database
+from ..metrics import PUBLISH_SECONDS, PUBLISHED_BYTES, PUBLISHED_PARTS
 from .reading import read_deletions, read_manifest, stored_size
+
+log = logging.getLogger(__name__)
 
 _MAX_FILES = 2_000_000  # of all manifests of one commit
 _READERS = 8  # requests of one commit that wait for storage at the same time
@@ -78,7 +82,8 @@ def commit(
 
     Idempotent: what is committed already is confirmed, also after the session is over. Raises
     SessionExpiredError; GenerationTakenError when a generation is not the next one of its part;
-    CondemnedError when a pack is missing or going; ManifestError; ObjectMissingError.
+    CondemnedError when a pack is missing or going; ManifestError; ObjectMissingError, which also
+    names those that were deleted meanwhile: the others are committed then.
     """
     check_publish_id(publish_id)
     names = {key: parse_manifest_key(key) for key in asked.manifests}
@@ -103,6 +108,8 @@ def commit(
         _recall_deletions(database, store, tree, parts)
     with database.write() as db:
         session = publishing.require_session(db, publish_id, namespace, now)
+        seconds = now - session.opened if session.opened else None
+        brought = publishing.unknown_packs(db, namespace, stored)
         for manifest in manifests:
             tree, part = manifest.statement.tree, manifest.statement.part
             if publishing.is_committed(db, names[_key(manifest)]):
@@ -120,14 +127,21 @@ def commit(
             write.add_part(db, manifest, stored)
         db.delete(session)
     _withdraw_deleted(database, store, new)
+    PUBLISHED_PARTS.inc(len(new))
+    PUBLISHED_BYTES.inc(sum(stored[name] for name in brought))
+    if seconds is not None:
+        PUBLISH_SECONDS.observe(seconds)
+    log.info("committed %s", ", ".join(new))
     return done
 
 
-def _withdraw_deleted(database: Database, store: ObjectStore, keys: Iterable[str]) -> None:
+def _withdraw_deleted(database: Database, store: ObjectStore, keys: Sequence[str]) -> None:
     """What the index did not know could be deleted until the commit, by whoever may publish. Raises
     ObjectMissingError."""
-    gone = [key for key in keys if stored_size(store, key) is None]
+    there = _stored(store, keys)
+    gone = [key for key in keys if key not in there]
     if gone:
+        log.warning("%s: deleted before the commit, and withdrawn from the index", ", ".join(gone))
         with database.write() as db:
             for key in gone:
                 write.withdraw(db, key)
@@ -189,6 +203,12 @@ def _stored_packs(store: ObjectStore, namespace: str, manifests: list[Manifest])
     """Sizes in storage of all packs that the manifests refer to; add_part says which part lacks
     one. The index is not asked: what it knows may have been lost from storage."""
     names = sorted({place.name for manifest in manifests for place in manifest.locations.packs})
+    stored = _stored(store, [pack_key(namespace, name) for name in names])
+    return {key.rpartition("/")[2]: size for key, size in stored.items()}
+
+
+def _stored(store: ObjectStore, keys: Sequence[str]) -> dict[str, int]:
+    """Sizes of those that are there."""
     with ThreadPoolExecutor(_READERS) as pool:
-        sizes = pool.map(partial(stored_size, store), [pack_key(namespace, n) for n in names])
-        return {name: size for name, size in zip(names, sizes, strict=True) if size is not None}
+        sizes = pool.map(partial(stored_size, store), keys)
+        return {key: size for key, size in zip(keys, sizes, strict=True) if size is not None}

@@ -28,6 +28,7 @@ from ..index import verdicts, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, QuarantineRow, TreeRow
 from ..index.publishing import quarantine_of
+from ..metrics import OUTCOMES, PULL_BYTES, PULL_SECONDS, QUARANTINES
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ def tell(
         content = (
             "" if verdict is None else withheld.content_of_part(db, tree, outcome.part, verdict[0])
         )
+    OUTCOMES.labels(outcome.outcome).inc()
+    PULL_SECONDS.inc(outcome.seconds)
+    PULL_BYTES.inc(outcome.bytes)
     if verdict is None:
         return
     generation, reason = verdict
@@ -66,7 +70,7 @@ def tell(
     )
     mark = quarantined_key(key, outcome.part, generation)
     try:
-        store.put(mark, msgspec.json.encode(_Mark(reason=reason, since=now, content=content)))
+        store.put(mark, encode_mark(reason, now, content))
     except ObjectExistsError:
         log.debug("%s is there already", mark)
     except StorageError as error:
@@ -75,6 +79,7 @@ def tell(
         return
     with database.write() as db:
         withheld.quarantine(db, key, outcome.part, generation, reason, now, content)
+    QUARANTINES.inc()
     log.warning("%s %s is quarantined: %s", key, outcome.part, reason)
 
 
@@ -127,6 +132,10 @@ def end(database: Database, store: ObjectStore, tree: TreeKey, part: str) -> Non
         row = quarantine_of(db, tree, part)
         if row is not None:
             withheld.release(db, row)
+
+
+def encode_mark(reason: str, since: int, content: str) -> bytes:
+    return msgspec.json.encode(_Mark(reason=reason, since=since, content=content))
 
 
 def read_mark(store: ObjectStore, key: str) -> tuple[str, int, str]:

@@ -234,6 +234,6 @@ def test_a_header_cannot_hold_another_one(value: str) -> None:
 )
 def test_more_than_is_taken(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers may be anybody, and never stop."""
-    monkeypatch.setattr(wire, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(wire, "MAX_OBJECT", 1000)
     with pytest.raises(ConnectionError, match="bytes or more"):
         hear(said)

@@ -301,7 +301,13 @@ def test_a_signal_is_heard_while_a_server_is_silent(monkeypatch: pytest.MonkeyPa
         asked.set()
         silent.wait(60)
 
-    script = "from aotcache.storage import open_store; open_store('s3://bucket').get('ns/a/b')"
+    script = """
+import signal
+from aotcache.storage import open_store
+# A shell that started the tests with & had it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+open_store("s3://bucket").get("ns/a/b")
+"""
     with serving(answer) as server:
         S3Server(server.url).use(monkeypatch)
         process = subprocess.Popen(

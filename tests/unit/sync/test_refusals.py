@@ -15,7 +15,7 @@ from aotcache.protocol.recipe import Recipe, graph_differences
 from aotcache.protocol.v1.lookup import OTHER_RECIPE, Lookup, Miss
 from aotcache.sync.pull import Pulled, pull
 from aotcache_service.index.database import Database
-from aotcache_service.ops.reindex import reindex
+from support.indexed import rebuild
 from support.site import publish_tree
 from support.small import Here, add, service_here, small_tree
 from support.trees import H100, RECIPE, contents
@@ -112,7 +112,7 @@ def test_an_older_generation_from_a_place_of_another_name(
             if found.key in first or "/trees/" not in found.key:
                 other.store.put(found.key, here.store.get(found.key))
         database = Database(f"sqlite:///{tmp_path / 'other' / 'index.sqlite3'}")
-        reindex(database, other.store)
+        rebuild(database, other.store)
         database.close()
         with pytest.raises(TrustError, match=r"generation 1 of shared is offered, .* has seen 2"):
             pulled(other, tree, tmp_path / "node")

@@ -78,7 +78,7 @@ def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
         from aotcache.probe.trees import tree_folders
 
         for folder in tree_folders(job.cache_root):
-            tell_outcomes(folder, site.index.outcome)
+            tell_outcomes(folder, site.index.tell)
         return
     _pulling.set()
     try:

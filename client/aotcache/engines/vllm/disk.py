@@ -23,6 +23,7 @@ from aotcache.probe.trees import find_trees, tree_folders, tree_path
 from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT, part_directory
 from aotcache.protocol.recipe import graph_differences, in_words
 from aotcache.protocol.record import MAX_TREES_USED, EngineRecord, TreeUsed, all_trees
+from aotcache.protocol.v1.explain import Explain
 from aotcache.protocol.v1.outcomes import Outcome
 
 logger = logging.getLogger("vllm.aotcache")
@@ -194,6 +195,26 @@ def _keep(tree_path: str, note: Note, outcome: str, reason: str) -> None:
         )
     except LocalError as error:
         logger.debug("aotcache: an outcome is lost: %s", error)
+
+
+def keep_miss(known: Facts, module: Module, namespace: str) -> None:
+    """That its tree was looked for, was not stored, and had to be compiled."""
+    try:
+        keep_outcome(
+            module.tree_path,
+            Explain(
+                layout=VLLM_AOT,
+                hash=module.hash,
+                platform=known.detected.platform,
+                namespace=namespace,
+                parts=(SHARED, known.part),
+                recipe=known.recipe,
+                hash_factors=module.hash_factors(),
+                node=socket.gethostname()[:255],
+            ),
+        )
+    except (AotcacheError, ValueError) as error:
+        logger.debug("aotcache: a miss is not told: %s", error)
 
 
 def keep_unused(

@@ -22,6 +22,7 @@ class Fetching:
     error. closed: why nobody is asked any more. cut: a pull was under way when the budget ended."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
+        self.namespace = os.environ.get(settings.NAMESPACE) or DEFAULT_NAMESPACE
         self.budget = Budget(os.environ.get(settings.DEADLINE))
         self.brought: dict[tuple[str, str], Brought] = {}
         self.why, self.failed = "", False
@@ -41,7 +42,7 @@ class Fetching:
             return
         job = Fetch(
             cache_root=known.cache_root,
-            namespace=os.environ.get(settings.NAMESPACE) or DEFAULT_NAMESPACE,
+            namespace=self.namespace,
             part=known.part,
             platform=known.detected.platform,
             recipe=known.recipe,

@@ -19,8 +19,9 @@ NOT_COVERED = "graph capture, weights, FlashInfer and other caches outside the t
 @dataclass(slots=True)
 class Module:
     """model: vLLM's own object. path: of its `model` file, known at the hook. reason: vLLM's own
-    for a load that it refused; why: ours for not having it; failed: that is an error, no miss.
-    libraries: C++ libraries of its tree before the load; rebuilt: how many came in spite of it."""
+    for a load that it refused; why: ours for not having it; failed: that is an error, no miss;
+    missed: the service said that it is not stored. libraries: C++ libraries of its tree before the
+    load; rebuilt: how many came in spite of it."""
 
     model: Any
     tag: str
@@ -32,6 +33,7 @@ class Module:
     reason: str = ""
     why: str = ""
     failed: bool = False
+    missed: bool = False
     note: Note | None = None
     libraries: int = 0
     rebuilt: int = 0

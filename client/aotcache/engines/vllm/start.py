@@ -147,6 +147,7 @@ class Start:
             self._fetching.collect()
             module.why = self._fetching.closed or self._fetching.why
             module.failed = bool(self._fetching.closed) or self._fetching.failed
+            module.missed = bool(module.why) and not module.failed
         module.note = disk.note_of(module.tree_path, self._facts.part)
         if other := disk.other_graph(module.note, self._facts):
             module.why, module.failed = other, True
@@ -239,6 +240,9 @@ class Start:
         used = {(tree.layout, tree.hash) for tree in self._trees()}
         fetched = self._fetching
         disk.keep_unused(self._facts, used, fetched.brought)
+        for module in self._modules:
+            if module.compiled and module.path and module.missed:
+                disk.keep_miss(self._facts, module, fetched.namespace)
         line = end_line(
             self._modules, fetched.brought.values(), fetched.budget.waited, cut=fetched.cut
         )

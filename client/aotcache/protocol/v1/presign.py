@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aotcache.errors import UsageError
-from aotcache.protocol.names import parse_pack_key
+from aotcache.protocol.names import MAX_OBJECT, parse_pack_key
 
 MAX_URLS = 1000  # in one call
-MAX_PUT = 128 << 20  # as in a PUT through the service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +24,8 @@ class NewPack:
 
     def __post_init__(self) -> None:
         parse_pack_key(self.key)
-        if not 0 < self.size <= MAX_PUT:
-            raise UsageError(f"{self.key}: a pack has 1 to {MAX_PUT} bytes, not {self.size}")
+        if not 0 < self.size <= MAX_OBJECT:
+            raise UsageError(f"{self.key}: a pack has 1 to {MAX_OBJECT} bytes, not {self.size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,5 @@
-"""`GET /v1/trees`, `GET /v1/trees/{hash}`, `DELETE /v1/trees/{hash}`: what is stored."""
+"""`GET /v1/trees`, `GET|DELETE /v1/trees/{hash}`, `PUT|DELETE /v1/trees/{hash}/pin`: what is
+stored."""
 
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ class TreeSummary:
     used: int
     lookups: int
     outcomes: dict[str, int]
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,5 +66,12 @@ class TreeDetails:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
     """The trees that were deleted: not looked up any more, manifests gone; packs go later."""
+
+    trees: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """The trees that are pinned now, or not any more."""
 
     trees: tuple[str, ...]

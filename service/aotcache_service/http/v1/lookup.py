@@ -8,24 +8,28 @@ from fastapi import APIRouter, Response
 
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 
+from ...metrics import BY_HASH, HIT, LOOKUPS, MISS
 from ..access import AuthorizationDep
 from ..bodies import json_answer
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
 
 router = APIRouter(tags=["lookup"])
-MISS: dict[int | str, dict[str, Any]] = {
+_hits = LOOKUPS.labels(BY_HASH, HIT, "")
+MISS_ANSWER: dict[int | str, dict[str, Any]] = {
     404: {"model": Miss, "description": "Not stored for this platform, and why"}
 }
 
 
-@router.post("/lookup", response_model=Hit, responses={**problems(400, 413), **MISS})
+@router.post("/lookup", response_model=Hit, responses={**problems(400, 413), **MISS_ANSWER})
 async def lookup(
     asked: Lookup, context: ContextDep, authorization: AuthorizationDep = None
 ) -> Response:
     """Is this tree stored for this platform? Its parts' manifests, or why there are none."""
     found = await context.lookups.ask((asked, authorization or ""))
     if isinstance(found, Miss):
+        LOOKUPS.labels(BY_HASH, MISS, found.reason).inc()
         return miss_answer(found)
+    _hits.inc()
     context.usage.record(found.trees, now())
     return json_answer(found.hit)

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from aotcache.errors import InvalidNameError, PackError, StorageUnavailableError
 from aotcache.protocol.names import (
+    MAX_OBJECT,
     check_namespace,
     check_object_key,
     parse_manifest_key,
@@ -28,6 +29,7 @@ from aotcache.storage.base import ObjectInfo, ObjectStore
 from ...auth import PUBLISH, READ
 from ...index.publishing import is_committed
 from ...index.write import condemn_unknown_pack
+from ...metrics import OBJECT_BYTES
 from ...ops.reading import check_manifest, is_manifest_key
 from ..access import CallerDep
 from ..context import UPLOADS, Context, ContextDep
@@ -36,11 +38,10 @@ from ..errors import problems
 router = APIRouter(tags=["objects"])
 
 MAX_PAGE = 1000
-MAX_BODY = 128 << 20
 UPLOAD_SECONDS = 600
 SILENT_SECONDS = 30  # after which a body that stopped is given up
 # Bytes, or a 20th of a small disk, that uploads leave free: 512 MiB, and what may come at once.
-RESERVE = (512 << 20) + UPLOADS * MAX_BODY
+RESERVE = (512 << 20) + UPLOADS * MAX_OBJECT
 PIECE = 4 << 20  # bytes of an object held at a time for each download
 BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
@@ -98,6 +99,7 @@ async def get_object(
     if not wanted and is_manifest_key(key):
         # Each pull waits for them, and they are small: storage is asked once, not for a size first.
         data = await context.in_storage(context.store.get, key)
+        OBJECT_BYTES.labels("out").inc(len(data))
         return Response(data, headers=headers, media_type=BINARY)
     size = await context.in_storage(context.store.size, key)
     start, end, status = 0, size, 200
@@ -112,6 +114,7 @@ async def get_object(
             )
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
+    OBJECT_BYTES.labels("out").inc(end - start)
     if end - start <= PIECE:
         data = b""
         if end > start:
@@ -138,6 +141,7 @@ async def put_object(
         async with context.uploads.place(caller.token):
             data, digest = await _read_body(request, length)
             await context.in_storage(_put, context, key, data, digest)
+            OBJECT_BYTES.labels("in").inc(length)
     except asyncio.TimeoutError as error:
         why = f"no byte for {SILENT_SECONDS} s, or over {UPLOAD_SECONDS} s in all"
         raise HTTPException(408, f"{key}: the body stopped ({why}): put it again") from error
@@ -194,8 +198,8 @@ def _content_length(request: Request) -> int:
     text = request.headers.get("content-length", "")
     if not text.isdecimal():
         raise HTTPException(411, "a body needs its Content-Length")
-    if int(text) > MAX_BODY:
-        raise HTTPException(413, f"an object has at most {MAX_BODY} bytes, not {text[:20]}")
+    if int(text) > MAX_OBJECT:
+        raise HTTPException(413, f"an object has at most {MAX_OBJECT} bytes, not {text[:20]}")
     return int(text)
 
 

@@ -9,16 +9,19 @@ from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 
 from ...auth import READ
 from ...index import recipes as index
+from ...metrics import BY_RECIPE, HIT, LOOKUPS, MISS
 from ..access import CallerDep
 from ..bodies import json_answer
 from ..context import ContextDep, now
 from ..errors import miss_answer, problems
-from .lookup import MISS
+from .lookup import MISS_ANSWER
 
 router = APIRouter(tags=["lookup"])
 
 
-@router.post("/recipes/lookup", response_model=RecipeHit, responses={**problems(400, 413), **MISS})
+@router.post(
+    "/recipes/lookup", response_model=RecipeHit, responses={**problems(400, 413), **MISS_ANSWER}
+)
 def lookup_recipe(asked: RecipeLookup, context: ContextDep, caller: CallerDep) -> Response:
     """Which trees did starts of this recipe use, on this platform? What is empty is not compared,
     but engine and model have to be named."""
@@ -26,6 +29,8 @@ def lookup_recipe(asked: RecipeLookup, context: ContextDep, caller: CallerDep) -
     with context.database.read() as db:
         found = index.lookup_recipe(db, asked, context.storage_url)
     if isinstance(found, Miss):
+        LOOKUPS.labels(BY_RECIPE, MISS, found.reason).inc()
         return miss_answer(found)
+    LOOKUPS.labels(BY_RECIPE, HIT, "").inc()
     context.usage.record(found.trees, now())
     return json_answer(found.hit)

@@ -1,10 +1,10 @@
-"""`GET /v1/trees`, `GET /v1/trees/{hash}`, `DELETE /v1/trees/{hash}`."""
+"""`GET /v1/trees`, `GET|DELETE /v1/trees/{hash}`, `PUT|DELETE /v1/trees/{hash}/pin`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
 from aotcache.errors import InvalidNameError
 from aotcache.protocol.names import (
@@ -15,11 +15,12 @@ from aotcache.protocol.names import (
     check_namespace,
     check_platform_id,
 )
-from aotcache.protocol.v1.trees import MAX_LIMIT, Deleted, TreeDetails, TreePage
+from aotcache.protocol.v1.trees import MAX_LIMIT, Deleted, Pinned, TreeDetails, TreePage
 
 from ...auth import ADMIN, READ
 from ...index.listing import Filter, list_trees, tree_details
 from ...ops.delete import delete_trees
+from ...ops.pin import pin, unpin
 from ..access import CallerDep
 from ..context import ContextDep
 from ..errors import problems
@@ -78,35 +79,58 @@ def get_tree(
 ) -> TreeDetails:
     """Every tree of one hash: one per layout and platform."""
     caller.require(READ, check_namespace(namespace))
-    wanted = Filter(
-        namespaces=frozenset((namespace,)),
-        layout=layout,
-        hash=_whole_hash(layout, hash),
-        platform_id=platform and check_platform_id(platform),
-    )
     with context.database.read() as db:
-        return tree_details(db, wanted)
+        return tree_details(db, _of_hash(hash, namespace, layout, platform))
 
 
-@router.delete("/trees/{hash}", responses=problems(400, 404))
-async def delete_tree(
-    context: ContextDep,
+async def _to_change(
     caller: CallerDep,
     hash: str,
     namespace: Text = DEFAULT_NAMESPACE,
     layout: Text = "",
     platform: PlatformId = "",
-) -> Deleted:
-    """Delete the trees of one hash; empty layout, platform: all of them."""
+) -> Filter:
+    """The trees of one hash, for who may change them; empty layout, platform: all of them."""
     caller.require(ADMIN, check_namespace(namespace))
+    return _of_hash(hash, namespace, layout, platform)
+
+
+ToChange = Annotated[Filter, Depends(_to_change)]
+
+
+@router.delete("/trees/{hash}", responses=problems(400, 404, 409))
+async def delete_tree(context: ContextDep, wanted: ToChange) -> Deleted:
+    """Delete the trees of one hash; empty layout, platform: all of them."""
+    (namespace,) = sorted(wanted.namespaces or ())
     return await context.in_storage(
         delete_trees,
         context.database,
         context.store,
         namespace,
-        _whole_hash(layout, hash),
+        wanted.hash,
+        layout=wanted.layout,
+        platform=wanted.platform_id,
+    )
+
+
+@router.put("/trees/{hash}/pin", responses=problems(400, 404))
+async def pin_tree(context: ContextDep, wanted: ToChange) -> Pinned:
+    """Keep the trees of one hash until they are unpinned; empty layout, platform: all of them."""
+    return await context.in_storage(pin, context.database, context.store, wanted)
+
+
+@router.delete("/trees/{hash}/pin", responses=problems(400, 404))
+async def unpin_tree(context: ContextDep, wanted: ToChange) -> Pinned:
+    """The trees of one hash may be deleted again; empty layout, platform: all of them."""
+    return await context.in_storage(unpin, context.database, context.store, wanted)
+
+
+def _of_hash(hash: str, namespace: str, layout: str, platform: str) -> Filter:
+    return Filter(
+        namespaces=frozenset((namespace,)),
         layout=layout,
-        platform=platform and check_platform_id(platform),
+        hash=_whole_hash(layout, hash),
+        platform_id=platform and check_platform_id(platform),
     )
 
 

@@ -11,6 +11,7 @@ from typing import cast
 import httpx2
 from fastapi.testclient import TestClient
 
+from aotcache import __version__
 from aotcache.protocol.names import new_publish_id
 from aotcache.storage import ObjectStore
 from aotcache.storage.memory import MemoryStore
@@ -146,7 +147,7 @@ def test_health(settings: ServiceSettings) -> None:
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").json()["code"] == "unavailable"
     with client:
-        assert client.get("/readyz").json() == {"status": "ready"}
+        assert client.get("/readyz").json() == {"status": "ready", "version": __version__}
 
 
 def test_health_needs_no_lock(client: TestClient, context: Context) -> None:

@@ -41,7 +41,11 @@ def filled(client: TestClient, context: Context) -> TestClient:
 )
 def test_the_same_answer_either_way(filled: TestClient, status: int, asked: object) -> None:
     short, long = (
-        filled.post("/v1/lookup", content=json.dumps(asked), headers={"Content-Type": kind})
+        filled.post(
+            "/v1/lookup",
+            content=json.dumps(asked),
+            headers={"Content-Type": kind, "X-Request-Id": "1"},
+        )
         for kind in (JSON, LONG_WAY)
     )
     assert short.status_code == status

@@ -27,6 +27,11 @@ def pack_of(content: bytes) -> str:
     return pack_key("default", f"{hashlib.sha256(content).hexdigest()}-{new_publish_id()}")
 
 
+UPLOAD = (
+    f"PUT /v1/objects/{pack_of(BODY)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+).encode()
+
+
 def put(client: TestClient, content: bytes = BODY) -> str:
     key = pack_of(content)
     assert client.put(f"/v1/objects/{key}", content=content).status_code == 204
@@ -107,21 +112,17 @@ def test_length_is_required_and_bounded(client: TestClient) -> None:
     chunked = client.put(f"/v1/objects/{key}", content=iter([BODY]))
     assert (chunked.status_code, chunked.json()["code"]) == (411, "usage")
     large = client.put(
-        f"/v1/objects/{key}", content=b"", headers={"Content-Length": str(objects.MAX_BODY + 1)}
+        f"/v1/objects/{key}", content=b"", headers={"Content-Length": str(objects.MAX_OBJECT + 1)}
     )
     assert (large.status_code, large.json()["code"]) == (413, "usage")
     assert client.get("/v1/objects").json()["objects"] == []
 
 
 def test_interrupted_put_stores_nothing(settings: ServiceSettings) -> None:
-    key = pack_of(BODY)
     with run_service(settings) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as sent:
-            head = (
-                f"PUT /v1/objects/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
-            )
-            sent.sendall(head.encode() + BODY[:-1])
+            sent.sendall(UPLOAD + BODY[:-1])
     # The service has ended, so it is done with that request too.
     store = open_store(settings.storage_url)
     assert list(store.list("")) == []
@@ -171,14 +172,12 @@ def test_a_body_that_stops_is_given_up(
 ) -> None:
     """Who sends nothing keeps no place from others."""
     monkeypatch.setattr(objects, "SILENT_SECONDS", 0.2)
-    path = f"/v1/objects/{pack_of(BODY)}"
-    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
     with run_service(settings) as url:
         host, port = url.removeprefix("http://").split(":")
         silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(UPLOADS)]
         try:
             for one in silent:
-                one.sendall(head.encode() + BODY[:3])
+                one.sendall(UPLOAD + BODY[:3])
             answer = httpx2.put(f"{url}/v1/objects/{pack_of(b'x')}", content=b"x", timeout=30)
             assert answer.status_code == 204
             for one in silent:
@@ -208,12 +207,10 @@ def test_a_body_that_trickles_is_given_up(
 ) -> None:
     """A byte now and then keeps no place either."""
     monkeypatch.setattr(objects, "UPLOAD_SECONDS", 0.6)
-    path = f"/v1/objects/{pack_of(BODY)}"
-    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
     with run_service(settings) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=30) as slow:
-            slow.sendall(head.encode())
+            slow.sendall(UPLOAD)
             slow.settimeout(0.1)
             answer = b""
             for at in range(len(BODY) - 1):

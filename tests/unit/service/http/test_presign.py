@@ -13,8 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from aotcache.errors import UsageError
-from aotcache.protocol.names import TreeKey
-from aotcache.protocol.v1.presign import MAX_PUT, MAX_URLS
+from aotcache.protocol.names import MAX_OBJECT, TreeKey
+from aotcache.protocol.v1.presign import MAX_URLS
 from aotcache_service.http.app import create_app
 from aotcache_service.http.context import now
 from aotcache_service.index.publishing import open_session
@@ -126,7 +126,7 @@ def test_nothing_but_packs(tmp_path: Path, key: str) -> None:
             assert "X-Amz" not in answer.text
 
 
-@pytest.mark.parametrize("size", [0, -1, MAX_PUT + 1])
+@pytest.mark.parametrize("size", [0, -1, MAX_OBJECT + 1])
 def test_sizes_that_no_pack_has(tmp_path: Path, size: int) -> None:
     with running(tmp_path) as client:
         publish_opens(client)

@@ -1,0 +1,79 @@
+"""`lookup --explain` and `misses`: why what is looked for is not stored."""
+
+from __future__ import annotations
+
+import click
+
+from aotcache.cli import options, output
+from aotcache.local.records import read_records
+from aotcache.probe.trees import tree_path
+from aotcache.protocol.platform import Difference
+from aotcache.protocol.v1.explain import Explain, Explanation, Nearest
+from aotcache.protocol.v1.lookup import Lookup
+from aotcache.remote.index import Index
+
+
+def explained(index: Index, asked: Lookup, cache_root: str) -> Explanation:
+    """What the service says, with what this machine's engine record of the hash knows of it."""
+    records = read_records(tree_path(cache_root, asked.layout, asked.hash))
+    record = next((one for one in records if one.hash_factors), records[0] if records else None)
+    return index.explain(
+        Explain(
+            layout=asked.layout,
+            hash=asked.hash,
+            platform=asked.platform,
+            namespace=asked.namespace,
+            parts=asked.parts,
+            recipe=record.recipe if record else None,
+            hash_factors=record.hash_factors if record else {},
+        )
+    )
+
+
+def say(found: Explanation) -> None:
+    near = found.nearest
+    if near is None:
+        click.echo("  nothing near it is stored, or no engine record of HASH lies here")
+        return
+    click.echo(
+        f"  nearest: {near.layout}/{near.hash} (platform {near.platform[:8]}) of "
+        f"{near.model or 'an unknown model'}, published by {near.publisher or 'somebody'} "
+        f"{output.when(near.created)}"
+    )
+    for kind, field, stored, asked in _rows(near):
+        click.echo(f"    {kind} {field}: stored {stored!r}, here {asked!r}")
+    if not near.known:
+        click.echo("    platform and recipe only: what was hashed is not known of both")
+
+
+def _rows(near: Nearest) -> list[tuple[str, str, str, str]]:
+    kinds: tuple[tuple[str, tuple[Difference, ...]], ...] = (
+        ("platform", near.platform_differences),
+        ("recipe", near.recipe_differences),
+        ("factor", near.factor_differences),
+    )
+    return [(kind, one.field, one.stored, one.asked) for kind, found in kinds for one in found]
+
+
+@click.command()
+@options.as_json
+@click.option("--all-namespaces", is_flag=True, help="Not only those of --namespace.")
+@options.access
+def misses(
+    as_json: bool, all_namespaces: bool, url: str, token_file: str | None, namespace: str
+) -> None:
+    """Which nodes looked for a tree and had to compile, in the last seven days, by why."""
+    found = options.index_at(url, token_file).misses(None if all_namespaces else namespace)
+    if as_json:
+        output.print_json(found)
+        return
+    if not found.groups:
+        click.echo("no node missed", err=True)
+    for group in found.groups:
+        nodes = "1 node misses" if group.nodes == 1 else f"{group.nodes} nodes miss"
+        click.echo(
+            f"{nodes} because of {group.cause} ({group.reason}; {group.misses} times, last "
+            f"{output.when(group.last)}: {group.node}, {group.model or group.hash[:12]})"
+        )
+        for one in group.differences:
+            click.echo(f"  {one.field}: stored {one.stored!r}, there {one.asked!r}")

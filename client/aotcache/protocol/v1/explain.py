@@ -1,0 +1,90 @@
+"""`POST /v1/explain`: how does the nearest stored tree differ from the one that is not there?
+`GET /v1/misses`: which nodes miss, grouped by why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aotcache.errors import UsageError
+from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_part
+from aotcache.protocol.platform import Difference, Platform
+from aotcache.protocol.recipe import Recipe
+
+MAX_FACTORS = 1000
+MAX_FACTOR = 4096  # characters of a name or value
+MAX_GROUPS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explain:
+    """A lookup, and what is known of the start that made it. hash_factors: what the engine hashed.
+    node: the host's name, where the miss is to be counted; empty: somebody only asks."""
+
+    layout: str
+    hash: str
+    platform: Platform
+    namespace: str = DEFAULT_NAMESPACE
+    parts: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    hash_factors: dict[str, str] = field(default_factory=dict)
+    node: str = ""
+
+    def __post_init__(self) -> None:
+        check_namespace(self.namespace)
+        check_hash(self.layout, self.hash)
+        for part in self.parts:
+            check_part(part)
+        if len(self.hash_factors) > MAX_FACTORS or len(self.node) > 255:
+            raise UsageError(f"a hash has at most {MAX_FACTORS} factors, a node's name 255 letters")
+        if any(len(text) > MAX_FACTOR for one in self.hash_factors.items() for text in one):
+            raise UsageError(f"a hash factor has at most {MAX_FACTOR} characters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nearest:
+    """The stored tree that differs least. known: whether its factors and the asked ones are."""
+
+    layout: str
+    hash: str
+    platform: str
+    model: str
+    publisher: str
+    created: int
+    platform_differences: tuple[Difference, ...]
+    recipe_differences: tuple[Difference, ...]
+    factor_differences: tuple[Difference, ...]
+    known: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """reason: as of a Miss, `hit` where it is stored by now. cause: what differs, in a few words.
+    nearest: None where nothing of the engine and model is stored."""
+
+    reason: str
+    message: str
+    cause: str
+    nearest: Nearest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissGroup:
+    """Nodes that missed for the same cause. misses: how often in all. last: Unix seconds. node,
+    hash, model, differences: of the last one."""
+
+    reason: str
+    cause: str
+    nodes: int
+    misses: int
+    last: int
+    node: str
+    hash: str
+    model: str
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misses:
+    """Of the last days; the cause with the most nodes first, at most MAX_GROUPS."""
+
+    groups: tuple[MissGroup, ...]

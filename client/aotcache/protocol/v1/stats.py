@@ -1,0 +1,43 @@
+"""`GET /v1/stats`: what is stored, and what it has saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_MODELS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStats:
+    """Bytes: of the frames its trees are in, shared ones counted with each. model: empty where the
+    publisher did not know it."""
+
+    model: str
+    trees: int
+    stored_bytes: int
+    lookups: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Of one namespace, or of all that the token may read; counted a minute ago at most.
+
+    packs, pack_bytes: by state, `live` or `condemned`. lookups: that found something. outcomes: by
+    kind. pull_seconds, pull_bytes: as nodes told. saved_seconds: compile seconds of what was
+    loaded, less those of its pulls. finished: when jobs ended last, by name, Unix seconds. models:
+    those that take the most, at most MAX_MODELS.
+    """
+
+    trees: int
+    parts: int
+    pinned: int
+    quarantined: int
+    packs: dict[str, int]
+    pack_bytes: dict[str, int]
+    lookups: int
+    outcomes: dict[str, int]
+    pull_seconds: float
+    pull_bytes: int
+    saved_seconds: float
+    finished: dict[str, int]
+    models: tuple[ModelStats, ...]

@@ -1,0 +1,28 @@
+"""`POST /v1/collect`, `GET /v1/collect`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from aotcache.protocol.v1.collect import Collect, Collection
+
+from ...auth import ADMIN
+from ..access import CallerDep
+from ..context import ContextDep
+from ..errors import problems
+
+router = APIRouter(prefix="/collect", tags=["collect"])
+
+
+@router.post("", status_code=202, responses=problems(400, 409))
+async def begin(asked: Collect, context: ContextDep, caller: CallerDep) -> Collection:
+    """Start a collection. It goes on when this is answered: ask how with GET."""
+    caller.require_all(ADMIN)
+    return await context.in_storage(context.collector.begin, asked)
+
+
+@router.get("", responses=problems())
+async def last(context: ContextDep, caller: CallerDep) -> Collection:
+    """The collection that is under way, or what the last one did."""
+    caller.require_all(ADMIN)
+    return await context.in_storage(context.collector.last)

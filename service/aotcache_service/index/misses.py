@@ -1,0 +1,80 @@
+"""Misses that nodes told of: one row for a node and a hash, of the last days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from aotcache.protocol.platform import Difference
+from aotcache.protocol.v1.explain import MAX_GROUPS, Explain, Explanation, Misses, MissGroup
+
+from .models import MissRow
+
+_KEPT = 7 * 24 * 3600
+
+
+def record(db: Session, asked: Explain, said: Explanation, now: int) -> None:
+    """Inside `Database.write`. Forgets what is too old."""
+    name = (asked.namespace, asked.layout, asked.hash, asked.platform.id, asked.node)
+    row = db.get(MissRow, name)
+    if row is None:
+        db.execute(delete(MissRow).where(MissRow.last < now - _KEPT))
+        keys = ("namespace", "layout", "hash", "platform_id", "node")
+        row = MissRow(**dict(zip(keys, name, strict=True)), count=0)
+        db.add(row)
+    row.count += 1
+    row.last = now
+    row.reason, row.cause = said.reason, said.cause
+    row.model = asked.recipe.model if asked.recipe else ""
+    near = said.nearest
+    row.differences = [
+        asdict(one)
+        for kind in (
+            (near.platform_differences, near.recipe_differences, near.factor_differences)
+            if near is not None
+            else ()
+        )
+        for one in kind[:10]
+    ]
+
+
+def groups(db: Session, namespaces: Iterable[str] | None, now: int) -> Misses:
+    """namespaces: None for all."""
+    recent = [MissRow.last >= now - _KEPT]
+    if namespaces is not None:
+        recent.append(MissRow.namespace.in_(sorted(namespaces)))
+    nodes = func.count(MissRow.node.distinct())
+    found = db.execute(
+        select(
+            MissRow.reason, MissRow.cause, nodes, func.sum(MissRow.count), func.max(MissRow.last)
+        )
+        .where(*recent)
+        .group_by(MissRow.reason, MissRow.cause)
+        .order_by(nodes.desc(), func.max(MissRow.last).desc())
+        .limit(MAX_GROUPS)
+    ).all()
+    out = []
+    for reason, cause, count, misses, at in found:
+        one = db.scalars(
+            select(MissRow)
+            .where(*recent, MissRow.reason == reason, MissRow.cause == cause)
+            .order_by(MissRow.last.desc())
+            .limit(1)
+        ).one()
+        out.append(
+            MissGroup(
+                reason=reason,
+                cause=cause,
+                nodes=count,
+                misses=int(misses),
+                last=at,
+                node=one.node,
+                hash=one.hash,
+                model=one.model,
+                differences=tuple(Difference(**each) for each in one.differences),
+            )
+        )
+    return Misses(groups=tuple(out))

@@ -1,0 +1,36 @@
+"""Which packs a part refers to, when its bytes are put elsewhere. Inside `Database.write`."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from aotcache.protocol.manifest import Manifest, PackPlace
+from aotcache.protocol.names import manifest_key
+
+from .frames import frames_of
+from .models import LIVE, PackRow, PartPackRow, PartRow
+
+
+def add_pack(db: Session, namespace: str, pack: PackPlace, instead_of: int) -> None:
+    """A pack that all parts refer to from now on which refer to this other one, too."""
+    row = PackRow(namespace=namespace, name=pack.name, size=pack.size, state=LIVE, loose=False)
+    db.add(row)
+    db.flush()
+    parts = db.scalars(select(PartPackRow.part_id).where(PartPackRow.pack_id == instead_of)).all()
+    db.add_all(PartPackRow(part_id=part, pack_id=row.id, frames=[]) for part in parts)
+
+
+def refer(db: Session, manifest: Manifest) -> None:
+    """Its part refers to what its manifest says, and to nothing else."""
+    said = manifest.statement
+    key = manifest_key(said.tree, said.part, said.generation)
+    part = db.scalars(select(PartRow).where(PartRow.manifest == key)).one()
+    frames = frames_of(said, manifest.locations)
+    packs = db.scalars(
+        select(PackRow).where(PackRow.namespace == said.namespace, PackRow.name.in_(frames))
+    ).all()
+    db.execute(delete(PartPackRow).where(PartPackRow.part_id == part.id))
+    db.add_all(
+        PartPackRow(part_id=part.id, pack_id=pack.id, frames=frames[pack.name]) for pack in packs
+    )

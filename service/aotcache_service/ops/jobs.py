@@ -1,0 +1,74 @@
+"""Jobs that one replica at a time does. A holder that dies is followed after minutes."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.engine import CursorResult
+
+from aotcache.errors import BusyError
+
+from ..index.database import Database
+from ..index.models import JobRow
+
+TURN = 600  # seconds that a holder has for its next step
+
+
+class Job:
+    """A turn at a job: `take` it, `go_on` between steps, `end`. report: what is told of it then."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        self.report: dict[str, Any] = {}
+        self._database = database
+        self._name = name
+        self._holder = os.urandom(8).hex()
+
+    def take(self, every: int) -> bool:
+        """False where the last one began less than `every` seconds ago. Raises BusyError while
+        somebody has it."""
+        now = _now()
+        with self._database.write() as db:
+            row = db.get(JobRow, self._name)
+            if row is None:
+                row = JobRow(name=self._name, holder="", until=0, started=0, finished=0, report={})
+                db.add(row)
+            if row.until > now:
+                raise BusyError(
+                    f"{self._name} is under way since {now - row.started} s: wait for its end"
+                )
+            if every and row.started + every > now:
+                return False
+            row.holder, row.until, row.started = self._holder, now + TURN, now
+        return True
+
+    def go_on(self) -> None:
+        """To be called between steps. Raises BusyError where one took too long and somebody else
+        has the turn now."""
+        if not self._set(until=_now() + TURN):
+            raise BusyError(f"{self._name} goes on elsewhere: this one took too long for a step")
+
+    def end(self) -> None:
+        self._set(until=0, finished=_now(), report=self.report)
+
+    def _set(self, **values: object) -> bool:
+        mine = update(JobRow).where(JobRow.name == self._name, JobRow.holder == self._holder)
+        with self._database.write() as db:
+            done = db.execute(mine.values(**values))
+            assert isinstance(done, CursorResult)
+            return done.rowcount == 1
+
+
+def last(database: Database, name: str) -> tuple[bool, int, int, dict[str, Any]]:
+    """Whether it is under way; when the last one began and ended, and what it reported."""
+    with database.read() as db:
+        row = db.get(JobRow, name)
+    if row is None:
+        return False, 0, 0, {}
+    return row.until > _now(), row.started, row.finished, row.report
+
+
+def _now() -> int:
+    return int(time.time())

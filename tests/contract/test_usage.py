@@ -1,0 +1,173 @@
+"""Lookups and outcomes are counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select, text
+
+from aotcache.errors import (
+    NotFoundError,
+    UsageError,
+)
+from aotcache.protocol.names import (
+    VLLM_AOT,
+)
+from aotcache.protocol.v1.outcomes import Outcome
+from aotcache.storage import ObjectStore
+from aotcache_service.index.database import Database
+from aotcache_service.index.models import OutcomeRow
+from aotcache_service.index.totals import Totals
+from aotcache_service.index.usage import UsageCounter
+from aotcache_service.index.write import count_outcome
+from aotcache_service.ops.delete import delete_trees
+from support.indexed import NOW, counted, page, publish
+from support.stored import (
+    HASH,
+    PLATFORM,
+    RANK,
+    RECIPE,
+)
+
+
+def test_lookups_are_counted_later_and_together(database: Database, store: ObjectStore) -> None:
+    publish(database, store)
+    trees = counted(database)
+    usage = UsageCounter(database)
+    usage.record(trees, 500)
+    usage.record(trees, 400)
+    usage.record([999_999], 400)  # deleted meanwhile
+    assert page(database).trees[0].lookups == 0
+    usage.flush()
+    usage.flush()
+    (tree,) = page(database).trees
+    assert (tree.lookups, tree.used) == (2, 500)
+
+
+def test_a_count_that_cannot_be_written_does_not_end_counting(
+    database: Database, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(database, store)
+    trees = counted(database)
+    usage = UsageCounter(database)
+    usage.record([b"no number"], 500)  # type: ignore[list-item]
+    usage.flush()
+    assert "lookups of 1 trees are not counted" in caplog.text
+    usage.record(trees, 500)
+    usage.start()
+    usage.close()
+    assert page(database).trees[0].lookups == 1
+
+
+class _Turns:
+    """Of a thread that waits for its end: so many times in vain."""
+
+    def __init__(self, turns: int) -> None:
+        self.left = turns
+
+    def wait(self, _seconds: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def set(self) -> None:
+        self.left = 0
+
+
+@pytest.mark.parametrize(("trees", "turns", "written"), [(1, 1, 1), (1000, 5, 0), (1000, 6, 1)])
+def test_counts_of_many_trees_are_written_every_sixth_time(
+    database: Database,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    trees: int,
+    turns: int,
+    written: int,
+) -> None:
+    publish(database, store)
+    known = counted(database)
+    usage = UsageCounter(database)
+    usage.record((*known, *range(10_000, 10_000 + trees - 1)), 500)
+    monkeypatch.setattr(usage, "_stop", _Turns(turns))
+    usage.start()
+    usage._thread.join()
+    assert page(database).trees[0].lookups == written
+    usage.close()
+    assert page(database).trees[0].lookups == 1
+
+
+def test_outcomes_are_counted(database: Database, store: ObjectStore) -> None:
+    publish(database, store)
+    outcome = Outcome(
+        layout=VLLM_AOT,
+        hash=HASH,
+        platform=PLATFORM.id,
+        part="shared",
+        generation=1,
+        outcome="loaded",
+        seconds=1.5,
+        bytes=1 << 30,
+    )
+    for kind in ("loaded", "loaded", "load_failed"):
+        with database.write() as db:
+            count_outcome(db, replace(outcome, outcome=kind), NOW)
+    assert page(database).trees[0].outcomes == {"loaded": 2, "load_failed": 1}
+    with database.read() as db:
+        row = select(OutcomeRow).where(OutcomeRow.outcome == "loaded")
+        loaded = db.scalars(row).one()
+    assert (loaded.pull_seconds, loaded.pulled_bytes) == (3.0, 2 << 30)
+    for wrong in ({"seconds": math.nan}, {"seconds": -1.0}, {"bytes": -1}, {"bytes": 1 << 70}):
+        with pytest.raises(UsageError), database.write() as db:
+            count_outcome(db, replace(outcome, **wrong), NOW)
+    for unknown in (replace(outcome, generation=2), replace(outcome, hash="b" * 64)):
+        with pytest.raises(NotFoundError), database.write() as db:
+            count_outcome(db, unknown, NOW)
+    delete_trees(database, store, "default", HASH)
+    with database.read() as db:
+        assert db.scalar(text("SELECT count(*) FROM outcomes")) == 0
+
+
+def test_totals_are_of_what_is_served(database: Database, store: ObjectStore) -> None:
+    publish(database, store, b"12345678", compile_seconds=100.0, recipe=RECIPE)
+    publish(database, store, b"model", part=RANK, compile_seconds=60.0, recipe=RECIPE)
+    publish(database, store, b"of another team", namespace="team")
+    publish(database, store, b"gone", tree_hash="b" * 64)
+    delete_trees(database, store, "default", "b" * 64)
+    for outcome, part, seconds in (
+        ("loaded", RANK, 2.0),
+        ("loaded", RANK, 3.0),
+        ("crashed", RANK, 1.0),
+        ("loaded", "shared", 1.0),
+    ):
+        told = Outcome(
+            layout=VLLM_AOT,
+            hash=HASH,
+            platform=PLATFORM.id,
+            part=part,
+            generation=1,
+            outcome=outcome,
+            seconds=seconds,
+            bytes=1000,
+        )
+        with database.write() as db:
+            count_outcome(db, told, NOW)
+    found = Totals(database).of(frozenset(("default",)))
+    assert (found.trees, found.parts, found.pinned, found.quarantined) == (1, 2, 0, 0)
+    assert (found.packs, found.pack_bytes) == ({"live": 3}, {"live": 17})
+    assert found.outcomes == {"loaded": 3, "crashed": 1}
+    assert (found.pull_seconds, found.pull_bytes) == (7.0, 4000)
+    assert found.saved_seconds == 2 * 60 - 5 + 100 - 1
+    (model,) = found.models
+    assert (model.model, model.trees, model.stored_bytes) == (RECIPE.model, 1, 13)
+    everything = Totals(database).of(None)
+    assert (everything.trees, len(everything.models)) == (2, 2)
+    assert Totals(database).of(frozenset()).trees == 0
+
+
+def test_totals_are_counted_once_a_minute(database: Database, store: ObjectStore) -> None:
+    totals = Totals(database)
+    assert totals.of(None).trees == 0
+    publish(database, store)
+    assert totals.of(None).trees == 0
+    assert totals.of(frozenset(("default",))).trees == 1
