@@ -113,7 +113,7 @@ def test_signed_from_the_first_key_to_the_last_row(
     for file in service.data.glob("index.sqlite3*"):
         file.unlink()
     counts = printed(aotcache("reindex", "--data-dir", str(service.data), "--json"))
-    assert (counts["trees"], counts["parts"], counts["skipped"]) == (1, 3, 0)
+    assert (counts["trees"], counts["parts"], counts["skipped"]) == (1, 3, [])
     service.start()
     env["AOTCACHE_URL"] = other["AOTCACHE_URL"] = service.url
     rebuilt = printed(aotcache("ls", "--json", env=other))

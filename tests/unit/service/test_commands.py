@@ -161,5 +161,6 @@ def test_reindex(tmp_path: Path) -> None:
     arguments = ["--data-dir", str(tmp_path)]
     result = CliRunner().invoke(reindex, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == {"trees": 1, "parts": 1, "skipped": 0}
+    said = json.loads(result.stdout)
+    assert (said["trees"], said["parts"], said["skipped"]) == (1, 1, [])
     assert "1 trees, 1 parts" in CliRunner().invoke(reindex, arguments).stdout

@@ -223,7 +223,7 @@ def test_no_s3_there(caplog: pytest.LogCaptureFixture) -> None:
     while found:
         text += str(found) + repr(found)
         found = found.__cause__ or found.__context__
-    assert "again: ConnectionRefusedError" in text
+    assert re.search(r"again \(\S+\): ConnectionRefusedError", text)
     assert re.findall("X-Amz|cafecafe", text) == []
 
 

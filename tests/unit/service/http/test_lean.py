@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from aotcache.protocol.names import VLLM_AOT
 from aotcache_service.http.context import Context
+from aotcache_service.http.observe import Observed
 from support.indexed import publish
 from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RECIPE
 
@@ -62,7 +63,9 @@ def test_lookups_do_take_the_short_cut(filled: TestClient, monkeypatch: pytest.M
     async def closed(*_: object) -> None:
         raise AssertionError("this went on to FastAPI")
 
-    monkeypatch.setattr(filled.app, "_app", closed)
+    observed = filled.app
+    assert isinstance(observed, Observed)
+    monkeypatch.setattr(observed._app, "_app", closed)
     assert filled.post("/v1/lookup", json=ASKED).content == whole.content
     assert filled.get("/v1/trees").status_code == 500
 
