@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import select, text
 
 from aotcache.errors import BusyError, CondemnedError, NotFoundError, PinnedError
+from aotcache.protocol.manifest import encode_manifest, encode_statement
 from aotcache.protocol.names import (
     VLLM_AOT,
     TreeKey,
@@ -22,20 +24,21 @@ from aotcache.protocol.names import (
 )
 from aotcache.protocol.v1.collect import Collected, Keep
 from aotcache.protocol.v1.lookup import Lookup
+from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.protocol.v1.publish import Commit
 from aotcache.storage import DirectStore, open_store
 from aotcache_service.index import lookup as lookups
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter
 from aotcache_service.index.models import PackRow, TreeRow
-from aotcache_service.ops import jobs
+from aotcache_service.ops import jobs, quarantine
 from aotcache_service.ops.collect import collect
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.pin import pin, unpin
 from aotcache_service.ops.publish import commit
-from support.indexed import NOW, begin, publish, rebuild
+from support.indexed import NOW, begin, finish, miss, publish, rebuild
 from support.killed import Killed, KilledAt
-from support.stored import HASH, PLATFORM, RECIPE, make_pack, put_part
+from support.stored import HASH, PLATFORM, RECIPE, key_of, make_manifest, make_pack, put_part
 
 RANK = "rank_0_0-d0"
 GRACE = 1000
@@ -52,7 +55,7 @@ def run(
     now: int = LATER,
     dry_run: bool = False,
 ) -> Collected:
-    return collect(database, store, keep, now=now, grace=GRACE, dry_run=dry_run)
+    return collect(database, store, keep, clock=lambda: now, grace=GRACE, dry_run=dry_run)
 
 
 def packs(store: DirectStore, namespace: str = "default") -> set[str]:
@@ -316,11 +319,11 @@ def test_killed_at_any_step_the_next_goes_on(
         killing, keep, finished = KilledAt(store, steps), Keep(days=1), 0
         for now in (LATER, LATER + GRACE):
             try:
-                collect(database, killing, keep, now=now, grace=GRACE)
+                collect(database, killing, keep, clock=partial(int, now), grace=GRACE)
                 finished += 1
             except Killed:
-                collect(database, store, keep, now=now, grace=GRACE)
-        collect(database, store, keep, now=LATER + 2 * GRACE, grace=GRACE)
+                collect(database, store, keep, clock=partial(int, now), grace=GRACE)
+        collect(database, store, keep, clock=lambda: LATER + 2 * GRACE, grace=GRACE)
         assert trees(database) == {"0002"}
         assert len(packs(store)) == 1
         assert is_stored(database, named(2))
@@ -337,17 +340,18 @@ def test_one_at_a_time(database: Database) -> None:
     first.go_on()
     assert jobs.last(database, "collect")[0]
     first.report = {"deleted": 1}
-    first.end()
+    first.end(done=True)
     running, started, finished, report = jobs.last(database, "collect")
     assert (running, report) == (False, {"deleted": 1})
     assert finished >= started > 0
     # On schedule it is not due yet; asked for, it is.
     assert not second.take(3600)
     assert second.take(0)
+    assert jobs.last(database, "collect")[3] == {}
     # Whoever lost its turn notices, and does not end somebody else's.
     with pytest.raises(BusyError, match="goes on elsewhere"):
         first.go_on()
-    first.end()
+    first.end(done=True)
     assert jobs.last(database, "collect")[0]
 
 
@@ -373,3 +377,128 @@ def test_a_pin_wins_against_a_deletion_that_has_begun(
     assert list(store.list("default/marks/deleted/")) == []
     rebuild(database, store)
     assert is_stored(database)
+
+
+def test_one_that_did_not_end_is_tried_again_soon(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, now = 24 * 3600, 1_000_000
+    monkeypatch.setattr(jobs, "_now", lambda: now)
+
+    def due() -> bool:
+        return jobs.Job(database, "collect").take(day)
+
+    whole = jobs.Job(database, "collect")
+    assert whole.take(day)
+    whole.end(done=True)
+    now += day - 1
+    assert not due()
+    now += 1
+    failed = jobs.Job(database, "collect")
+    assert failed.take(day)
+    failed.end(done=False)
+    now += jobs.RETRY - 1
+    assert not due()
+    now += 1
+    assert due()  # and is killed
+    now += jobs.RETRY
+    assert due()
+
+
+def test_the_grace_begins_when_a_pack_is_condemned(database: Database, store: DirectStore) -> None:
+    """A collection may take longer than the grace is."""
+    publish(database, store)
+    delete_trees(database, store, "default", HASH)
+    slow = itertools.count(LATER, GRACE // 5)
+    assert collect(database, store, ALL, clock=lambda: next(slow), grace=GRACE).condemned_packs == 1
+    assert run(database, store, now=LATER + GRACE).deleted_packs == 0
+    assert run(database, store, now=LATER + 2 * GRACE).deleted_packs == 1
+
+
+def test_what_is_withheld_expires_too(database: Database, store: DirectStore) -> None:
+    publish(database, store)
+    crash = Outcome(
+        layout=VLLM_AOT,
+        hash=HASH,
+        platform=PLATFORM.id,
+        part="shared",
+        generation=1,
+        outcome="crashed",
+        node="n1",
+    )
+    quarantine.tell(database, store, crash, token="", nodes=1, now=NOW)
+    assert miss(database).reason == "quarantined"
+    done = run(database, store, Keep(days=1), now=LATER + DAY)
+    assert [gone.hash for gone in done.trees] == [HASH]
+    assert list(store.list("default/trees/")) == []
+
+
+def test_packs_of_what_may_come_back_stay(database: Database, store: DirectStore) -> None:
+    """A manifest that lacks one pack keeps the others."""
+    first, second = (make_pack(data, new_publish_id()) for data in (b"first", b"second"))
+    for pack, data in ((first, b"first"), (second, b"second")):
+        store.put(pack_key("default", pack.name), data)
+    said, locations = make_manifest(b"first", pack=first)
+    locations = msgspec.structs.replace(locations, packs=(*locations.packs, second))
+    store.put(key_of(said), encode_manifest(encode_statement(said), locations, ()))
+    finish(database, store, key_of(said))
+    store.delete(pack_key("default", second.name))
+    for number in range(3):
+        done = run(database, store, now=LATER + number * GRACE)
+    assert done.reconciled.skipped == (key_of(said),)
+    store.put(pack_key("default", second.name), b"second")
+    rebuild(database, store)
+    assert is_stored(database)
+    assert store.get(pack_key("default", first.name)) == b"first"
+
+
+def test_a_pin_wins_against_a_deletion_that_was_cut_off(
+    database: Database, store: DirectStore, new_database: Callable[[], Database]
+) -> None:
+    publish(database, store)
+    publish(database, store, part=RANK)
+    for steps in itertools.count():
+        with pytest.raises(Killed):
+            delete_trees(database, KilledAt(store, steps), "default", HASH)
+        if list(store.list("default/marks/deleted/")):
+            break  # one of two
+    pin(database, store, of_hash(HASH))
+    for index in (database, new_database()):
+        rebuild(index, store)
+        assert is_stored(index)
+    assert list(store.list("default/marks/deleted/")) == []
+    assert run(database, store, Keep(days=1), now=LATER + 9 * DAY).deleted_trees == 0
+
+
+def test_a_lost_index_keeps_pins_and_lets_them_go(
+    database: Database, store: DirectStore, new_database: Callable[[], Database]
+) -> None:
+    publish(database, store)
+    pin(database, store, of_hash(HASH))
+    lost = new_database()
+    with pytest.raises(PinnedError):
+        delete_trees(lost, store, "default", HASH)
+    with pytest.raises(NotFoundError):
+        unpin(lost, store, of_hash("c" * 64))
+    unpin(lost, store, of_hash(HASH))
+    delete_trees(lost, store, "default", HASH)
+    assert list(store.list("default/trees/")) == []
+
+
+class DeletedMeanwhile(KilledAt):
+    """Somebody deletes the tree before its pin is in the index."""
+
+    def __init__(self, store: DirectStore, database: Database) -> None:
+        super().__init__(store, 1 << 30)
+        self._database = database
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        delete_trees(self._database, self._store, "default", HASH)
+        super().put(key, data)
+
+
+def test_a_pin_that_came_too_late_leaves_no_mark(database: Database, store: DirectStore) -> None:
+    publish(database, store)
+    with pytest.raises(NotFoundError, match="deleted meanwhile"):
+        pin(database, DeletedMeanwhile(store, database), of_hash(HASH))
+    assert list(store.list("default/marks/pinned/")) == []

@@ -93,8 +93,15 @@ class Collecting(RuleBasedStateMachine):
     )
     def begin_a_publish(self, tree: str, part: str, *, manifest: bool, frame: int | None) -> None:
         """frame: that it reuses of a pack of some tree, as it was when the session began."""
+        self.made += 1
         session = begin(
-            self.database, self.store, now=self.now, recipe=RECIPE, hash=tree, parts=(part,)
+            self.database,
+            self.store,
+            f"{self.made:032x}",  # what fails once fails again
+            now=self.now,
+            recipe=RECIPE,
+            hash=tree,
+            parts=(part,),
         )
         places = {} if frame is None else self._packs()
         if frame is not None and places:
@@ -102,7 +109,6 @@ class Collecting(RuleBasedStateMachine):
             at = frame % len(place.frames) * SIZE
             content = self.store.get_range(pack_key("default", place.name), at, at + SIZE)
         else:
-            self.made += 1
             content = b"".join(b"%0*d" % (SIZE, FRAMES * self.made + i) for i in range(FRAMES))
             place, at = make_pack(content, session.publish_id, FRAMES), 0
             self.store.put(pack_key("default", place.name), content)
@@ -224,7 +230,7 @@ class Collecting(RuleBasedStateMachine):
         self._learn()
 
     def _collect(self, store: DirectStore, keep: Keep) -> Collected:
-        return collect(self.database, store, keep, now=self.now, grace=GRACE, small=0)
+        return collect(self.database, store, keep, clock=lambda: self.now, grace=GRACE, small=0)
 
     def _trees(self) -> set[str]:
         with self.database.read() as db:

@@ -28,7 +28,7 @@ from aotcache.protocol.names import (
 )
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.publish import Commit, Session
-from aotcache.storage import ObjectStore, open_store
+from aotcache.storage import DirectStore, ObjectStore, open_store
 from aotcache_service.index.database import Database
 from aotcache_service.index.models import SessionPackRow
 from aotcache_service.index.write import condemn_unknown_pack
@@ -68,7 +68,7 @@ def test_commit_refuses_a_torn_and_a_condemned_pack(database: Database, store: O
     going = make_pack(b"going", new_publish_id())
     store.put(pack_key("default", going.name), b"going")
     with database.write() as db:
-        assert condemn_unknown_pack(db, "default", going.name)
+        assert condemn_unknown_pack(db, "default", going.name, NOW)
     with pytest.raises(CondemnedError, match="deleted"):
         finish(database, store, put_part(store, b"going", part=RANK, pack=going))
 
@@ -310,3 +310,30 @@ def test_packs_of_another_namespace_are_not_there(database: Database, store: Obj
     with pytest.raises(CondemnedError, match="is missing"):
         finish(database, store, key)
     assert miss(database).reason == "unknown_hash"
+
+
+class SlowCommit(KilledAt):
+    """Between a commit's look at the packs and its end one of them goes, and nobody knows of it any
+    more: its session had been over for as long as the time of grace."""
+
+    def __init__(self, store: DirectStore, pack: str) -> None:
+        super().__init__(store, 1 << 30)
+        self._pack = pack
+
+    def size(self, key: str) -> int:
+        found = super().size(key)
+        if key == self._pack:
+            self._store.delete(key)
+        return found
+
+
+def test_what_goes_while_it_is_committed_is_not_served(
+    database: Database, store: DirectStore
+) -> None:
+    pack = make_pack(b"gone", new_publish_id())
+    place = pack_key("default", pack.name)
+    store.put(place, b"gone")
+    keys = (put_part(store, part=RANK), put_part(store, b"gone", pack=pack))
+    with pytest.raises(ObjectMissingError, match=pack.name):
+        finish(database, SlowCommit(store, place), *keys)
+    assert [part.part for part in hit(database).parts] == [RANK]

@@ -136,3 +136,18 @@ def test_bounds() -> None:
     for wrong in ({"hash_factors": many}, {"hash_factors": {"a": "x" * 5000}}, {"node": "n" * 256}):
         with pytest.raises(UsageError, match="at most"):
             replace(ASKED, **wrong)  # type: ignore[arg-type]
+
+
+def test_misses_take_bounded_room(
+    database: Database, store: DirectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(misses, "MAX_ROWS", 20)
+    store_tree(database, store, FACTORS | {"env.VLLM_A": "y" * 4000})
+    said = explained(database)
+    for number in range(50):
+        with database.write() as db:
+            misses.record(db, replace(ASKED, node=f"n{number}"), said, NOW + number)
+    with database.read() as db:
+        (group,) = misses.groups(db, None, NOW + 50).groups
+    assert (18 <= group.nodes <= 20, group.node) == (True, "n49")
+    assert group.differences[0].stored == "y" * 300

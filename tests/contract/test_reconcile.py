@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from aotcache.errors import StorageUnavailableError
+from aotcache.protocol.manifest import encode_manifest, encode_statement
 from aotcache.protocol.names import (
     VLLM_AOT,
     deleted_key,
@@ -19,6 +20,7 @@ from aotcache.protocol.names import (
     quarantined_prefix,
     revoked_key,
 )
+from aotcache.protocol.sections import Base
 from aotcache.protocol.v1.collect import Reconciled
 from aotcache.protocol.v1.keys import RevokeKey
 from aotcache.protocol.v1.outcomes import Outcome
@@ -31,8 +33,8 @@ from aotcache_service.ops.listing import list_storage
 from aotcache_service.ops.pin import pin
 from aotcache_service.ops.reconcile import reconcile
 from aotcache_service.ops.revoke import revoke_key
-from support.indexed import NOW, TREE, hit, miss, publish, rebuild
-from support.stored import HASH, PLATFORM, RANK, make_pack, put_part
+from support.indexed import NOW, TREE, finish, hit, miss, publish, rebuild
+from support.stored import HASH, PLATFORM, RANK, key_of, make_manifest, make_pack, put_part
 
 OTHER = "b" * 64
 KEY = "1" * 32
@@ -165,8 +167,43 @@ def test_storage_that_is_not_the_right_one_changes_nothing(
     other = open_store((tmp_path / "elsewhere").as_uri())
     for dry_run in (True, False):
         with pytest.raises(
-            StorageUnavailableError, match="holds no manifest, and the index knows 1"
+            StorageUnavailableError, match="holds nothing that the index knows, of 1 manifests"
         ):
             reconcile(database, other, list_storage(other), dry_run=dry_run)
     assert hit(database)
     other.close()
+
+
+def test_a_namespace_that_lost_all_changes_nothing(database: Database, store: DirectStore) -> None:
+    """Nor packs alone, as where only they lie elsewhere."""
+    publish(database, store, namespace="kept")
+    lost = []
+    for number in range(11):
+        data = b"%d" % number
+        pack = make_pack(data, new_publish_id())
+        lost.append(pack_key("default", pack.name))
+        store.put(lost[-1], data)
+        publish(database, store, data, pack=pack, tree_hash=f"{number:064x}")
+    for key in lost[1:]:
+        store.delete(key)
+    assert len(only_said(database, store).withdrawn) == 10
+    store.delete(lost[0])
+    with pytest.raises(StorageUnavailableError, match=r"of namespace default .* of 11 manifests"):
+        rebuild(database, store)
+    assert hit(database, hash=f"{0:064x}")
+
+
+def test_a_generation_goes_with_what_it_was_written_against(
+    database: Database, store: DirectStore
+) -> None:
+    pack = make_pack(b"x", new_publish_id())
+    store.put(pack_key("default", pack.name), b"x")
+    first, locations = make_manifest(b"x", pack=pack)
+    store.put(key_of(first), encode_manifest(encode_statement(first), locations, ()))
+    base = Base(1, encode_statement(first))
+    second = msgspec.structs.replace(first, generation=2)
+    store.put(key_of(second), encode_manifest(encode_statement(second, base), locations, (), base))
+    finish(database, store, key_of(first), key_of(second))
+    store.delete(key_of(first))
+    assert rebuild(database, store).withdrawn == (key_of(first), key_of(second))
+    assert miss(database).reason == "unknown_hash"

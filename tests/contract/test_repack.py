@@ -24,6 +24,7 @@ from aotcache.protocol.names import new_publish_id, pack_key, sibling_key
 from aotcache.protocol.sections import Base
 from aotcache.storage import DirectStore, open_store
 from aotcache_service.index.database import Database
+from aotcache_service.index.write import condemn_unknown_pack
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.repack import moved, repack
 from support.indexed import NOW, begin, finish, hit, page, publish, rebuild
@@ -175,3 +176,40 @@ def test_a_manifest_that_cannot_be_read_keeps_its_pack(
     else:
         store.replace(kept, b"{}\n")
     assert repack(database, store, now=LATER, small=0) == (0, 0)
+
+
+def test_a_pack_that_manifests_cut_differently_stays(
+    database: Database, store: DirectStore
+) -> None:
+    kept, old = mostly_dead(database, store)
+    found = decode_manifest(store.get(kept))
+    (place,) = found.locations.packs
+    other = msgspec.structs.replace(place, frames=(Frame(32, 32), Frame(32, 32)))
+    publish(database, store, CONTENT[32:40], pack=other, at=32, tree_hash="d" * 64)
+    assert repack(database, store, now=LATER, small=0) == (0, 0)
+    assert decode_manifest(store.get(kept)) == found
+    assert store.get(old) == CONTENT
+
+
+class CondemnedMeanwhile(KilledAt):
+    """Another collection takes the new pack for one that nobody needs: putting it took long."""
+
+    def __init__(self, store: DirectStore, database: Database) -> None:
+        super().__init__(store, 1 << 30)
+        self._database = database
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        super().put(key, data)
+        with self._database.write() as db:
+            condemn_unknown_pack(db, "default", key.rpartition("/")[2], LATER)
+
+
+def test_a_new_pack_that_is_going_is_not_referred_to(
+    database: Database, store: DirectStore
+) -> None:
+    kept, _ = mostly_dead(database, store)
+    found = decode_manifest(store.get(kept))
+    slow = CondemnedMeanwhile(store, database)
+    assert repack(database, slow, now=LATER, small=0) == (0, 0)
+    assert decode_manifest(store.get(kept)) == found
+    assert bytes_of(store, kept) == CONTENT[16:32]

@@ -8,12 +8,19 @@ is a net under the publisher, not a proof.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from aotcache.errors import LeakError
 from aotcache.settings import is_secret
+
+if TYPE_CHECKING:
+    from aotcache.protocol.v1.explain import Explain
 
 _SHORTEST = 8  # a shorter value is found by chance
 _MOST = 4096  # characters of a longer one that are looked for
@@ -84,6 +91,18 @@ class Scanner:
                     if found := self._form.match(data, at):
                         return Leak(at, self._words[(found.lastindex or 0) - 1])
         return None
+
+
+def masked(said: Explain, scanner: Scanner) -> Explain:
+    """A miss as it may be told: whoever reads the service sees what differs."""
+    recipe = said.recipe
+    if recipe is not None and scanner.find(msgspec.json.encode(recipe)):
+        recipe = None
+    factors = {
+        name: "(a secret)" if scanner.find(os.fsencode(value)) else value
+        for name, value in said.hash_factors.items()
+    }
+    return replace(said, recipe=recipe, hash_factors=factors)
 
 
 def _stands_out(value: str) -> bool:

@@ -216,9 +216,13 @@ def revoked_key(namespace: str, key: str) -> str:
     return f"{check_namespace(namespace)}/marks/revoked/{check_key_id(key)}"
 
 
+def pinned_prefix(namespace: str) -> str:
+    return f"{check_namespace(namespace)}/marks/pinned/"
+
+
 def pinned_key(tree: TreeKey) -> str:
     """The marker that says: this tree is not deleted."""
-    return f"{check_namespace(tree.namespace)}/marks/pinned/{tree.path}"
+    return f"{pinned_prefix(tree.namespace)}{tree.path}"
 
 
 def parse_pinned_key(key: str) -> TreeKey:

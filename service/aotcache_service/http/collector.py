@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _NAME = "collect"
 _LOOK = 300.0  # seconds between two looks whether one is due
+_CUT_OFF = "it was cut off: the next one goes on where it was"
 
 
 class Collector:
@@ -61,14 +62,14 @@ class Collector:
 
     def last(self) -> Collection:
         running, started, finished, report = jobs.last(self._database, _NAME)
-        said = report if not running else {}
+        cut_off = not running and finished < started
         return Collection(
             running=running,
             started=started,
             finished=finished,
-            report=msgspec.convert(said, Collected) if "deleted_trees" in said else None,
-            reconciled=msgspec.convert(said, Reconciled) if "withdrawn" in said else None,
-            error=str(said.get("error", "")),
+            report=msgspec.convert(report, Collected) if "deleted_trees" in report else None,
+            reconciled=msgspec.convert(report, Reconciled) if "withdrawn" in report else None,
+            error=_CUT_OFF if cut_off else str(report.get("error", "")),
         )
 
     def _look(self) -> None:
@@ -85,6 +86,7 @@ class Collector:
                 self._run(job, Collect())
 
     def _run(self, job: jobs.Job, asked: Collect) -> None:
+        whole = False
         try:
             done = self._do(job, asked)
         except AotcacheError as error:
@@ -97,14 +99,15 @@ class Collector:
             COLLECTIONS.labels("failed").inc()
         else:
             job.report = asdict(done)
-            if isinstance(done, Collected) and not done.dry_run:
+            whole = isinstance(done, Collected) and not done.dry_run
+            if isinstance(done, Collected) and whole:
                 COLLECTIONS.labels("done").inc()
                 COLLECTED_TREES.inc(done.deleted_trees)
                 COLLECTED_BYTES.inc(done.deleted_bytes)
                 REWRITTEN_BYTES.inc(done.rewritten_bytes)
             log.info("%s", done)
         try:
-            job.end()
+            job.end(done=whole)
         except Exception as error:
             log.warning("what a collection did is not noted: %s", error)
 
@@ -121,7 +124,7 @@ class Collector:
             self._database,
             self._store,
             asked.keep or self._settings.keep,
-            now=int(time.time()),
+            clock=lambda: int(time.time()),
             grace=self._settings.grace_seconds,
             dry_run=asked.dry_run,
             go_on=go_on,

@@ -70,17 +70,19 @@ class Observed:
         if not refused and (method in _READS or route in _QUIET):
             level = logging.DEBUG
         if log.isEnabledFor(level):
+            # As it came: what it is decoded to may hold the end of a line.
+            path = scope.get("raw_path", b"").decode("latin-1")[:300]
             log.log(
                 level,
                 "%s %s: %s in %.3f s%s",
                 method,
-                scope["path"][:300],
+                path,
                 status or "no answer",
                 seconds,
                 f", token {scope[TOKEN]}" if scope.get(TOKEN) else "",
                 extra={
                     "method": method,
-                    "path": scope["path"][:300],
+                    "path": path,
                     "status": status,
                     "seconds": round(seconds, 6),
                     "token": scope.get(TOKEN, ""),

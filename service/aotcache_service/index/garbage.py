@@ -6,18 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from .models import CONDEMNED, LIVE, PackRow, PartPackRow, PartRow, SessionPackRow, SessionRow
 
 _NAME = 64 + 1  # characters of a pack's name before its publish id
+_PACK = (PackRow.id, PackRow.namespace, PackRow.name, PackRow.size)
 _REFERRED = select(PartPackRow.pack_id).where(PartPackRow.pack_id == PackRow.id).exists()
 
 
-def unreferred(now: int, first: int, last: int) -> ColumnElement[bool]:
-    """Live packs with row ids [first, last) that no part refers to, nor a session that is open:
-    those it may reuse, and those it has put."""
+def unreferred(db: Session, now: int, first: int, last: int) -> list[Row[Any]]:
+    """id, namespace, name, size of live packs with row ids [first, last) that no part refers to,
+    nor a session that is open: those it may reuse, and those it has put."""
     pinned = (
         select(SessionPackRow.pack_id)
         .join(SessionRow, SessionRow.publish_id == SessionPackRow.publish_id)
@@ -26,7 +27,7 @@ def unreferred(now: int, first: int, last: int) -> ColumnElement[bool]:
     putting = select(SessionRow.publish_id).where(
         SessionRow.publish_id == func.substr(PackRow.name, _NAME + 1), SessionRow.expires > now
     )
-    return and_(
+    query: Select[Any] = select(*_PACK).where(
         PackRow.id >= first,
         PackRow.id < last,
         PackRow.state == LIVE,
@@ -34,6 +35,7 @@ def unreferred(now: int, first: int, last: int) -> ColumnElement[bool]:
         ~pinned.exists(),
         ~putting.exists(),
     )
+    return list(db.execute(query))
 
 
 def last_pack(db: Session) -> int:
@@ -59,12 +61,14 @@ def manifests_with(db: Session, pack: int) -> Sequence[str]:
 def loose(db: Session, after: int, limit: int) -> Sequence[PackRow]:
     """Packs with greater row ids that a part refers to, and that were not looked at since another
     stopped to."""
-    query = select(PackRow).where(PackRow.loose, PackRow.state == LIVE, PackRow.id > after)
+    query = select(PackRow).where(PackRow.loose > 0, PackRow.state == LIVE, PackRow.id > after)
     return db.scalars(query.where(_REFERRED).order_by(PackRow.id).limit(limit)).all()
 
 
-def looked_at(db: Session, packs: Iterable[int]) -> None:
-    db.execute(update(PackRow).where(PackRow.id.in_(list(packs))).values(loose=False))
+def looked_at(db: Session, pack: int, loose: int) -> None:
+    """Unless another part stopped to refer to it since it was that loose."""
+    seen = update(PackRow).where(PackRow.id == pack, PackRow.loose == loose)
+    db.execute(seen.values(loose=0))
 
 
 def live_bytes(db: Session, pack: int) -> int:
@@ -91,12 +95,9 @@ def count(db: Session, which: ColumnElement[bool]) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def condemn(db: Session, which: ColumnElement[bool], now: int) -> tuple[int, int]:
-    """Packs, and their bytes."""
-    found = count(db, which)
-    if found[0]:
-        db.execute(update(PackRow).where(which).values(state=CONDEMNED, condemned=now))
-    return found
+def condemn(db: Session, packs: Iterable[int], now: int) -> None:
+    which = PackRow.id.in_(list(packs))
+    db.execute(update(PackRow).where(which).values(state=CONDEMNED, condemned=now))
 
 
 def unknown(db: Session, namespace: str, packs: Mapping[str, int], now: int) -> dict[str, int]:
@@ -130,13 +131,12 @@ def condemn_unknown(
 
 
 def condemned_before(before: int) -> ColumnElement[bool]:
-    return and_(PackRow.state == CONDEMNED, PackRow.condemned <= before)
+    return and_(PackRow.state == CONDEMNED, PackRow.condemned <= before, ~_REFERRED)
 
 
 def some_condemned(db: Session, before: int, limit: int) -> list[Row[Any]]:
     """id, namespace, name, size of packs that may be deleted."""
-    columns = (PackRow.id, PackRow.namespace, PackRow.name, PackRow.size)
-    query = select(*columns).where(condemned_before(before)).order_by(PackRow.id)
+    query = select(*_PACK).where(condemned_before(before)).order_by(PackRow.id)
     return list(db.execute(query.limit(limit)))
 
 

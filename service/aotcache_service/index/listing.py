@@ -37,8 +37,9 @@ class Filter:
     engine: str = ""
     model: str = ""
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        found: list[ColumnElement[bool]] = [TreeRow.hidden.is_(False)]
+    def conditions(self, *, hidden: bool = False) -> list[ColumnElement[bool]]:
+        """hidden: those that are not served too."""
+        found: list[ColumnElement[bool]] = [] if hidden else [TreeRow.hidden.is_(False)]
         for column, value in (
             (TreeRow.layout, self.layout),
             (TreeRow.platform_id, self.platform_id),

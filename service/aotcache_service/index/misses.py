@@ -14,6 +14,8 @@ from aotcache.protocol.v1.explain import MAX_GROUPS, Explain, Explanation, Misse
 from .models import MissRow
 
 _KEPT = 7 * 24 * 3600
+MAX_ROWS = 20_000  # of a namespace: those told of first go
+_VALUE = 300  # characters
 
 
 def record(db: Session, asked: Explain, said: Explanation, now: int) -> None:
@@ -21,17 +23,17 @@ def record(db: Session, asked: Explain, said: Explanation, now: int) -> None:
     name = (asked.namespace, asked.layout, asked.hash, asked.platform.id, asked.node)
     row = db.get(MissRow, name)
     if row is None:
-        db.execute(delete(MissRow).where(MissRow.last < now - _KEPT))
+        _make_room(db, asked.namespace, now)
         keys = ("namespace", "layout", "hash", "platform_id", "node")
         row = MissRow(**dict(zip(keys, name, strict=True)), count=0)
         db.add(row)
     row.count += 1
     row.last = now
     row.reason, row.cause = said.reason, said.cause
-    row.model = asked.recipe.model if asked.recipe else ""
+    row.model = asked.recipe.model[:_VALUE] if asked.recipe else ""
     near = said.nearest
     row.differences = [
-        asdict(one)
+        {field: str(value)[:_VALUE] for field, value in asdict(one).items()}
         for kind in (
             (near.platform_differences, near.recipe_differences, near.factor_differences)
             if near is not None
@@ -39,6 +41,17 @@ def record(db: Session, asked: Explain, said: Explanation, now: int) -> None:
         )
         for one in kind[:10]
     ]
+
+
+def _make_room(db: Session, namespace: str, now: int) -> None:
+    db.execute(delete(MissRow).where(MissRow.last < now - _KEPT))
+    same = MissRow.namespace == namespace
+    over = (db.scalar(select(func.count()).where(same)) or 0) - MAX_ROWS
+    if over >= 0:
+        # A tenth at once: the next ones need not count that far again.
+        order = select(MissRow.last).where(same).order_by(MissRow.last)
+        before = db.scalar(order.offset(over + MAX_ROWS // 10).limit(1))
+        db.execute(delete(MissRow).where(same, MissRow.last <= before))
 
 
 def groups(db: Session, namespaces: Iterable[str] | None, now: int) -> Misses:

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
-    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -167,8 +166,8 @@ class PartRow(Base):
 
 
 class PackRow(Base):
-    """state: live; condemned (since then): no commit may refer to it any more. loose: whether most
-    of it is dead was not looked at since a part stopped to refer to it."""
+    """state: live; condemned (since then): no commit may refer to it any more. loose: how many
+    parts stopped to refer to it since somebody looked whether most of it is dead; 1 at first."""
 
     __tablename__ = "packs"
 
@@ -178,7 +177,7 @@ class PackRow(Base):
     size: Mapped[int]
     state: Mapped[str] = mapped_column(default=LIVE)
     condemned: Mapped[int] = mapped_column(default=0, server_default="0")
-    loose: Mapped[bool] = mapped_column(default=True, server_default=true())
+    loose: Mapped[int] = mapped_column(default=1, server_default="1")
 
     __table_args__ = (
         UniqueConstraint("namespace", "name"),
@@ -344,7 +343,8 @@ class DeletionRow(Base):
 
 class JobRow(Base):
     """A job that one replica at a time does. holder: whose turn it is, until then. started,
-    finished, report: of the last one, 0 and empty for never."""
+    finished, report: of the last one, 0 and empty for never. done: when the last one that did all
+    of it began."""
 
     __tablename__ = "jobs"
 
@@ -353,4 +353,5 @@ class JobRow(Base):
     until: Mapped[int]
     started: Mapped[int]
     finished: Mapped[int]
+    done: Mapped[int]
     report: Mapped[dict[str, Any]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from collections.abc import Collection
+
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.manifest import Manifest, PackPlace
@@ -12,13 +14,26 @@ from .frames import frames_of
 from .models import LIVE, PackRow, PartPackRow, PartRow
 
 
-def add_pack(db: Session, namespace: str, pack: PackPlace, instead_of: int) -> None:
-    """A pack that all parts refer to from now on which refer to this other one, too."""
-    row = PackRow(namespace=namespace, name=pack.name, size=pack.size, state=LIVE, loose=False)
+def holds(db: Session, namespace: str, packs: Collection[str]) -> bool:
+    """Whether parts may refer to all of these."""
+    live = select(func.count()).where(
+        PackRow.namespace == namespace, PackRow.name.in_(packs), PackRow.state == LIVE
+    )
+    return db.scalar(live) == len(packs)
+
+
+def add_pack(db: Session, namespace: str, pack: PackPlace, instead_of: int) -> bool:
+    """A pack that all parts refer to from now on which refer to this other one, too. False where
+    somebody condemned it, as nothing referred to it for long."""
+    same = select(PackRow.id).where(PackRow.namespace == namespace, PackRow.name == pack.name)
+    if db.scalar(same) is not None:
+        return False
+    row = PackRow(namespace=namespace, name=pack.name, size=pack.size, state=LIVE, loose=0)
     db.add(row)
     db.flush()
     parts = db.scalars(select(PartPackRow.part_id).where(PartPackRow.pack_id == instead_of)).all()
     db.add_all(PartPackRow(part_id=part, pack_id=row.id, frames=[]) for part in parts)
+    return True
 
 
 def refer(db: Session, manifest: Manifest) -> None:

@@ -41,7 +41,7 @@ class Expired:
 
 def expired(db: Session, keep: Keep, now: int) -> list[Expired]:
     """Trees that are not kept, each with the first reason that it has. Pinned ones never are among
-    them."""
+    them; those that are withheld are, as they take place too."""
     found: dict[int, Expired] = {}
     for one in (*_too_old(db, keep, now), *_too_many(db, keep)):
         found.setdefault(one.id, one)
@@ -131,7 +131,7 @@ class _Uses:
 
 def _candidates() -> Select[Any]:
     columns = (TreeRow.id, TreeRow.namespace, TreeRow.layout, TreeRow.hash, TreeRow.platform_id)
-    return select(*columns, _USED).where(TreeRow.hidden.is_(False), TreeRow.pinned.is_(False))
+    return select(*columns, _USED).where(TreeRow.pinned.is_(False))
 
 
 def _expired(row: Row[Any], reason: str) -> Expired:

@@ -141,7 +141,7 @@ def _drop(db: Session, *which: ColumnElement[bool]) -> None:
     packs = (
         select(PartPackRow.pack_id).join(PartRow, PartRow.id == PartPackRow.part_id).where(*which)
     )
-    db.execute(update(PackRow).where(PackRow.id.in_(packs)).values(loose=True))
+    db.execute(update(PackRow).where(PackRow.id.in_(packs)).values(loose=PackRow.loose + 1))
     db.execute(delete(PartRow).where(*which))
 
 
@@ -208,13 +208,15 @@ def refresh(db: Session, tree: TreeRow) -> None:
     tree.stored_bytes = sum(frames.values())
 
 
-def condemn_unknown_pack(db: Session, namespace: str, pack: str) -> bool:
+def condemn_unknown_pack(db: Session, namespace: str, pack: str, now: int) -> bool:
     """See to it that no commit will refer to this pack. False, and nothing done, when the index
     knows it already: it goes the collector's way."""
     row = db.scalar(select(PackRow).where(PackRow.namespace == namespace, PackRow.name == pack))
     if row is None:
-        db.add(PackRow(namespace=namespace, name=pack, size=0, state=CONDEMNED))
-    return row is None or row.state == CONDEMNED
+        row = PackRow(namespace=namespace, name=pack, size=0, state=CONDEMNED, condemned=now)
+        db.add(row)
+        return True
+    return row.state == CONDEMNED
 
 
 def count_outcome(db: Session, outcome: Outcome, now: int) -> TreeRow:

@@ -42,7 +42,7 @@ def collect(
     store: DirectStore,
     keep: Keep,
     *,
-    now: int,
+    clock: Callable[[], int],
     grace: int,
     small: int = SMALL,
     dry_run: bool = False,
@@ -50,26 +50,25 @@ def collect(
 ) -> Collected:
     """Delete what `keep` does not keep, and what is left of what was deleted `grace` seconds ago.
 
-    small: bytes; smaller packs are not rewritten. go_on: called between steps; what it raises ends
-    the collection. Idempotent, and safe beside publishes, pulls, deletions and another collection.
+    clock: seconds since 1970; a collection may take hours. small: bytes; smaller packs are not
+    rewritten. go_on: called between steps; what it raises ends the collection. Idempotent, and
+    safe beside publishes, pulls, deletions and another collection.
     Raises StorageUnavailableError.
     """
     listing = list_storage(store)
     go_on()
     reconciled = reconcile(database, store, listing, dry_run=dry_run, go_on=go_on)
     with database.read() as db:
-        expired = retention.expired(db, keep, now)
+        expired = retention.expired(db, keep, clock())
     deleted = 0
     if not dry_run:
         for one in expired:
             deleted += _delete(database, store, one)
             go_on()
     unreadable, referred = _uncommitted(database, store, listing)
-    rewritten = repack(database, store, now=now, small=small, dry_run=dry_run, go_on=go_on)
-    # What could be committed is, by now, and what else refers to a pack can never be.
-    spared = referred if dry_run else set()
-    packs = _condemn(database, listing, unreadable, spared, now, dry_run=dry_run, go_on=go_on)
-    gone = _sweep(database, store, now - grace, dry_run=dry_run, go_on=go_on)
+    rewritten = repack(database, store, now=clock(), small=small, dry_run=dry_run, go_on=go_on)
+    packs = _condemn(database, listing, unreadable, referred, clock, dry_run=dry_run, go_on=go_on)
+    gone = _sweep(database, store, clock() - grace, dry_run=dry_run, go_on=go_on)
     with database.read() as db:
         kept = retention.kept_bytes(db)
     return Collected(
@@ -134,25 +133,24 @@ def _condemn(
     listing: Listing,
     unreadable: Mapping[str, str],
     spared: set[tuple[str, str]],
-    now: int,
+    clock: Callable[[], int],
     *,
     dry_run: bool,
     go_on: Callable[[], None],
 ) -> tuple[int, int]:
     """Packs, and their bytes, that nothing refers to. unreadable: namespaces in which only what the
-    index knows is condemned."""
+    index knows is condemned. spared: (namespace, name): a manifest in storage refers to them, whose
+    other packs may come back."""
     packs = size = 0
     with database.read() as db:
         last = garbage.last_pack(db)
     for first in range(1, last + 1, _WINDOW):
-        which = garbage.unreferred(now, first, first + _WINDOW)
-        if dry_run:
-            with database.read() as db:
-                found = garbage.count(db, which)
-        else:
-            with database.write() as db:
-                found = garbage.condemn(db, which, now)
-        packs, size = packs + found[0], size + found[1]
+        with database.read() if dry_run else database.write() as db:
+            rows = garbage.unreferred(db, clock(), first, first + _WINDOW)
+            rows = [row for row in rows if (row.namespace, row.name) not in spared]
+            if not dry_run:
+                garbage.condemn(db, [row.id for row in rows], clock())
+        packs, size = packs + len(rows), size + sum(row.size for row in rows)
         go_on()
     by_namespace: dict[str, dict[str, int]] = defaultdict(dict)
     for (namespace, name), stored in listing.packs.items():
@@ -163,10 +161,10 @@ def _condemn(
             some = {name: names[name] for name in batch}
             if dry_run:
                 with database.read() as db:
-                    unknown = garbage.unknown(db, namespace, some, now)
+                    unknown = garbage.unknown(db, namespace, some, clock())
             else:
                 with database.write() as db:
-                    unknown = garbage.condemn_unknown(db, namespace, some, now)
+                    unknown = garbage.condemn_unknown(db, namespace, some, clock())
             packs, size = packs + len(unknown), size + sum(unknown.values())
             go_on()
     return packs, size

@@ -16,6 +16,7 @@ from aotcache.protocol.names import (
     TreeKey,
     deleted_key,
     parse_manifest_key,
+    pinned_key,
     trees_prefix,
 )
 from aotcache.protocol.v1.trees import Deleted
@@ -27,7 +28,7 @@ from ..index.models import TreeRow
 from ..index.publishing import find_tree, manifests_of
 from ..index.rows import tree_key
 from .quarantine import end as end_quarantine
-from .reading import is_manifest_key, read_deletions
+from .reading import is_manifest_key, read_deletions, stored_size
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ def delete_trees(
 
 
 def _delete_tree(database: Database, store: ObjectStore, key: TreeKey) -> None:
+    # The index may have been lost, and not be rebuilt yet.
+    if stored_size(store, pinned_key(key)) is not None:
+        raise _pinned(str(key))
     # A killed deletion may have marked more than is left.
     up_to = read_deletions(store, key)
     prefix = f"{trees_prefix(key.namespace)}{key.path}/"

@@ -15,6 +15,7 @@ from ..index.database import Database
 from ..index.models import JobRow
 
 TURN = 600  # seconds that a holder has for its next step
+RETRY = 3600  # seconds after which one that did not do all of it is tried again
 
 
 class Job:
@@ -27,21 +28,23 @@ class Job:
         self._holder = os.urandom(8).hex()
 
     def take(self, every: int) -> bool:
-        """False where the last one began less than `every` seconds ago. Raises BusyError while
-        somebody has it."""
+        """every: seconds. False where the last one that did all of it began less than that ago, or
+        the last one of all just now. Raises BusyError while somebody has it."""
         now = _now()
         with self._database.write() as db:
             row = db.get(JobRow, self._name)
             if row is None:
-                row = JobRow(name=self._name, holder="", until=0, started=0, finished=0, report={})
+                row = JobRow(name=self._name, holder="", until=0, started=0, finished=0, done=0)
                 db.add(row)
             if row.until > now:
                 raise BusyError(
                     f"{self._name} is under way since {now - row.started} s: wait for its end"
                 )
-            if every and row.started + every > now:
+            retry = min(RETRY, every)
+            if every and (row.done + every > now or row.started + retry > now):
                 return False
             row.holder, row.until, row.started = self._holder, now + TURN, now
+            row.report = {}  # the last one's is not this one's
         return True
 
     def go_on(self) -> None:
@@ -50,10 +53,12 @@ class Job:
         if not self._set(until=_now() + TURN):
             raise BusyError(f"{self._name} goes on elsewhere: this one took too long for a step")
 
-    def end(self) -> None:
-        self._set(until=0, finished=_now(), report=self.report)
+    def end(self, *, done: bool) -> None:
+        """done: all of it."""
+        values: dict[str, Any] = {"until": 0, "finished": _now(), "report": self.report}
+        self._set(**values, **({"done": JobRow.started} if done else {}))
 
-    def _set(self, **values: object) -> bool:
+    def _set(self, **values: Any) -> bool:
         mine = update(JobRow).where(JobRow.name == self._name, JobRow.holder == self._holder)
         with self._database.write() as db:
             done = db.execute(mine.values(**values))

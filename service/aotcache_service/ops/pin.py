@@ -7,8 +7,8 @@ import logging
 
 from sqlalchemy import select
 
-from aotcache.errors import NotFoundError, ObjectExistsError
-from aotcache.protocol.names import TreeKey, pinned_key
+from aotcache.errors import InvalidNameError, NotFoundError, ObjectExistsError
+from aotcache.protocol.names import TreeKey, parse_pinned_key, pinned_key, pinned_prefix
 from aotcache.protocol.v1.trees import Pinned
 from aotcache.storage.base import ObjectStore
 
@@ -16,6 +16,7 @@ from ..index import write
 from ..index.database import Database
 from ..index.listing import Filter
 from ..index.models import TreeRow
+from ..index.publishing import find_tree
 from ..index.rows import tree_key
 
 log = logging.getLogger(__name__)
@@ -26,20 +27,28 @@ def pin(database: Database, store: ObjectStore, wanted: Filter) -> Pinned:
     NotFoundError."""
     keys = _found(database, wanted)
     for key in keys:
+        mark = pinned_key(key)
         try:
-            store.put(pinned_key(key), b"")
+            store.put(mark, b"")
         except ObjectExistsError:
             log.debug("%s is marked already", key)
         with database.write() as db:
-            if not write.pin(db, key):
-                raise NotFoundError(f"{key} was deleted meanwhile")
+            tree = find_tree(db, key)
+            gone = tree is None or (tree.hidden and not tree.pinned)
+            if not gone:
+                write.pin(db, key)
+        if gone:
+            # It would keep whatever is published under this name.
+            store.delete(mark)
+            raise NotFoundError(f"{key} was deleted meanwhile")
         log.info("%s is pinned", key)
     return _said(keys)
 
 
 def unpin(database: Database, store: ObjectStore, wanted: Filter) -> Pinned:
-    """The trees of a hash may be deleted again. Raises NotFoundError."""
-    keys = _found(database, wanted)
+    """The trees of a hash may be deleted again. Raises NotFoundError. Also those that are withheld,
+    and those of which a lost index knows nothing yet."""
+    keys = _marked(database, store, wanted)
     for key in keys:
         store.delete(pinned_key(key))
         with database.write() as db:
@@ -50,6 +59,31 @@ def unpin(database: Database, store: ObjectStore, wanted: Filter) -> Pinned:
 
 def _said(keys: list[TreeKey]) -> Pinned:
     return Pinned(trees=tuple(f"{key.namespace}/{key.path}" for key in keys))
+
+
+def _marked(database: Database, store: ObjectStore, wanted: Filter) -> list[TreeKey]:
+    """Pinned trees; where there is none, those that are not: repeating it is no error."""
+    pinned = (
+        select(TreeRow)
+        .where(TreeRow.pinned, *wanted.conditions(hidden=True))
+        .where(TreeRow.hash == wanted.hash)
+    )
+    with database.read() as db:
+        found = {tree_key(row) for row in db.scalars(pinned)}
+    for namespace in wanted.namespaces or ():
+        for mark in store.list(pinned_prefix(namespace)):
+            try:
+                key = parse_pinned_key(mark.key)
+            except InvalidNameError:
+                continue  # somebody else's
+            same = (
+                key.hash == wanted.hash,
+                wanted.layout in {"", key.layout},
+                wanted.platform_id in {"", key.platform},
+            )
+            if all(same):
+                found.add(key)
+    return sorted(found) or _found(database, wanted)
 
 
 def _found(database: Database, wanted: Filter) -> list[TreeKey]:

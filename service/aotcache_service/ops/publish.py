@@ -126,7 +126,7 @@ def commit(
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
         db.delete(session)
-    _withdraw_deleted(database, store, new)
+    _withdraw_lost(database, store, manifests, brought)
     PUBLISHED_PARTS.inc(len(new))
     PUBLISHED_BYTES.inc(sum(stored[name] for name in brought))
     if seconds is not None:
@@ -135,17 +135,27 @@ def commit(
     return done
 
 
-def _withdraw_deleted(database: Database, store: ObjectStore, keys: Sequence[str]) -> None:
-    """What the index did not know could be deleted until the commit, by whoever may publish. Raises
-    ObjectMissingError."""
-    there = _stored(store, keys)
-    gone = [key for key in keys if key not in there]
+def _withdraw_lost(
+    database: Database, store: ObjectStore, manifests: Iterable[Manifest], brought: Iterable[str]
+) -> None:
+    """What the index did not know could be deleted until the commit: by whoever may publish, and
+    packs by a collection, where the session had been over for as long as the time of grace.
+    brought: such packs. Raises ObjectMissingError."""
+    packs = {pack_key(one.statement.namespace, name) for one in manifests for name in brought}
+    places = {
+        _key(one): {pack_key(one.statement.namespace, pack.name) for pack in one.locations.packs}
+        for one in manifests
+    }
+    wanted = [*places, *packs]
+    lost = set(wanted).difference(_stored(store, wanted))
+    gone = [key for key, used in places.items() if key in lost or used & lost]
     if gone:
-        log.warning("%s: deleted before the commit, and withdrawn from the index", ", ".join(gone))
+        what = ", ".join(sorted(lost))
+        log.warning("%s: deleted before the commit; withdrawn: %s", what, ", ".join(gone))
         with database.write() as db:
             for key in gone:
                 write.withdraw(db, key)
-        raise ObjectMissingError(f"{', '.join(gone)} was deleted before its commit: put it again")
+        raise ObjectMissingError(f"{what} was deleted before its commit: put it again")
 
 
 def _read(store: ObjectStore, keys: Iterable[str]) -> list[Manifest]:

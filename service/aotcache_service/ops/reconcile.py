@@ -8,7 +8,8 @@ service may go on working meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -26,13 +27,14 @@ from aotcache.errors import (
     StorageUnavailableError,
 )
 from aotcache.protocol.manifest import Manifest
-from aotcache.protocol.names import PartName, pack_key
+from aotcache.protocol.names import PartName, TreeKey, deleted_key, pack_key, parse_manifest_key
 from aotcache.protocol.v1.collect import MAX_NAMED, Reconciled
 from aotcache.storage.base import ObjectStore
 
 from ..index import garbage, publishing, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, TreeRow
+from ..index.rows import tree_key
 from .listing import Listing
 from .marks import marks_of
 from .quarantine import read_mark
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 _BATCH = 200  # manifests of one transaction: others can write in between
 _READERS = 16
 _WINDOW = 10_000  # rows of packs that are compared at a time
+_HARDLY = 10  # manifests of a namespace that hardly go all at once
 
 T = TypeVar("T")
 
@@ -60,24 +63,25 @@ def reconcile(
     From storage: marks, manifests that came, manifests and packs that went. To storage: marks that
     were lost come back, what a deletion that was cut off has left goes. A manifest
     that cannot be read, or whose packs are not there, stays where it is, as these may come back; a
-    publish of its part takes its place. Raises StorageUnavailableError, also where storage holds
-    nothing of what the index knows: it is hardly the right one.
+    publish of its part takes its place. Raises StorageUnavailableError, also where storage lost
+    all that the index knows of a namespace: it is hardly the right one.
     """
     with database.read() as db:
         known = set(db.scalars(select(PartRow.manifest)))
     if known and not listing.manifests and not listing.deleted:
-        raise StorageUnavailableError(
-            f"{store.url} holds no manifest, and the index knows {len(known)}: nothing was done. "
-            "Is it the right place? If it was emptied, delete the index's database"
-        )
+        raise _emptied(store, known)
+    cut_off = _spare_pinned(database, listing)
     vanished = _vanished(store, listing, known)
     new = [key for key in listing.manifests if key not in known]
     go_on()
-    lost = _lost(database, store, listing, go_on)
+    lost = _lost(database, store, listing, go_on) | _baseless(store, known, vanished)
+    _refuse_emptied(store, known, lost.keys() | set(vanished))
     with database.read() as db:
         unmarked = {key: mark for key, mark in marks_of(db) if key not in listing.marks}
     skipped: list[str] = []
     if not dry_run:
+        for mark in cut_off:
+            store.delete(mark)
         _hide_deleted(database, listing)
         _withhold(database, store, listing)
         for manifest in (*vanished, *lost):
@@ -91,8 +95,7 @@ def reconcile(
                 for tree in keys:
                     write.pin(db, tree)
         _mark(store, unmarked)
-        for manifest in listing.dead:
-            store.delete(manifest)
+        _remove_dead(database, store, listing.dead)
     with database.read() as db:
         trees = db.scalar(select(func.count()).where(TreeRow.hidden.is_(False))) or 0
         parts = db.scalar(select(func.count()).where(PartRow.newest)) or 0
@@ -141,12 +144,79 @@ def _lost(
     return found
 
 
+def _baseless(store: ObjectStore, known: set[str], vanished: list[str]) -> dict[str, str]:
+    """Later generations of what vanished that were written against it, each with why."""
+    first: dict[tuple[TreeKey, str], int] = {}
+    for name in map(parse_manifest_key, vanished):
+        place = (name.tree, name.part)
+        first[place] = min(name.generation, first.get(place, name.generation))
+    found: dict[str, str] = {}
+    for key in known.difference(vanished) if first else ():
+        name = parse_manifest_key(key)
+        if name.generation > first.get((name.tree, name.part), name.generation):
+            try:
+                read_manifest(store, key)
+            except (ObjectMissingError, FormatError) as error:
+                found[key] = f"it cannot be read: {error}"
+    return found
+
+
+def _refuse_emptied(store: ObjectStore, known: set[str], gone: Set[str]) -> None:
+    left = Counter(key.partition("/")[0] for key in known - gone)
+    for namespace, count in Counter(key.partition("/")[0] for key in gone).items():
+        if count > _HARDLY and not left[namespace]:
+            raise _emptied(store, gone, f" of namespace {namespace}")
+
+
+def _emptied(store: ObjectStore, known: Set[str], where: str = "") -> StorageUnavailableError:
+    return StorageUnavailableError(
+        f"{store.url} holds nothing{where} that the index knows, of {len(known)} manifests: "
+        "nothing was done. Is it the right place? If it was emptied, delete the index's database"
+    )
+
+
+def _spare_pinned(database: Database, listing: Listing) -> list[str]:
+    """Deletions that were cut off before they hid their tree, which was pinned since: they are not
+    gone on with. Returns their marks."""
+    marks = []
+    with database.read() as db:
+        rows = db.scalars(select(TreeRow).where(TreeRow.pinned))
+        pinned = {tree_key(row) for row in rows}.union(listing.pinned)
+        places = [place for place in listing.deleted if place[0] in pinned]
+        hidden = {place: publishing.deleted_up_to(db, *place) for place in places}
+    for key in list(listing.dead):
+        name = parse_manifest_key(key)
+        place = (name.tree, name.part)
+        if place in hidden and name.generation > hidden[place]:
+            listing.dead.remove(key)
+            listing.manifests[key] = name
+            if generation := listing.deleted.pop(place, 0):
+                marks.append(deleted_key(*place, generation))
+    listing.marks.difference_update(marks)
+    return marks
+
+
 def _hide_deleted(database: Database, listing: Listing) -> None:
     for batch in _batches(listing.deleted.items()):
         with database.write() as db:
             for (tree, part), generation in batch:
+                row = publishing.find_tree(db, tree)
+                if row is not None and row.pinned:
+                    served = publishing.newest_parts(db, tree).get(part)
+                    if served is not None and served.generation <= generation:
+                        continue  # pinned since the listing
                 write.hide_generations(db, tree, {part: generation})
                 write.remove_generations(db, tree, {part: generation})
+
+
+def _remove_dead(database: Database, store: ObjectStore, dead: Iterable[str]) -> None:
+    """Manifests of what the index, too, takes for deleted."""
+    for key in dead:
+        name = parse_manifest_key(key)
+        with database.read() as db:
+            deleted = publishing.deleted_up_to(db, name.tree, name.part)
+        if name.generation <= deleted:
+            store.delete(key)
 
 
 def _withhold(database: Database, store: ObjectStore, listing: Listing) -> None:

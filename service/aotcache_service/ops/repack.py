@@ -55,6 +55,7 @@ class _Old:
     namespace: str
     name: str
     size: int
+    loose: int
 
 
 def repack(
@@ -81,12 +82,14 @@ def repack(
         for one in rows:
             if one.id in live.keys() - pinned and _is_mostly_dead(one, live[one.id]):
                 dead = one.size - live[one.id]
-                dead = dead if dry_run else _rewrite(database, store, one, now)
+                dead = dead if dry_run else _rewrite(database, store, one, now, go_on)
                 packs, freed = packs + bool(dead), freed + dead
                 go_on()
         if not dry_run:
             with database.write() as db:
-                garbage.looked_at(db, [one.id for one in rows if one.id not in pinned])
+                for one in rows:
+                    if one.id not in pinned:
+                        garbage.looked_at(db, one.id, one.loose)
         after = rows[-1].id
         go_on()
 
@@ -95,12 +98,17 @@ def _is_mostly_dead(pack: _Old, live: int) -> bool:
     return live <= pack.size * (1 - _DEAD)
 
 
-def _rewrite(database: Database, store: DirectStore, old: _Old, now: int) -> int:
+def _rewrite(
+    database: Database, store: DirectStore, old: _Old, now: int, go_on: Callable[[], None]
+) -> int:
     """Bytes that nobody needs of it, 0 where it stays as it is."""
     manifests = _manifests(database, store, old)
     if not manifests:
         return 0
     using = [manifest for manifest in manifests if _place_in(manifest, old.name) is not None]
+    if len({_place_in(manifest, old.name) for manifest in using}) > 1:
+        log.warning("pack %s is left as it is: manifests say differently what is in it", old.name)
+        return 0
     frames = sorted(set().union(*(_needed(manifest.locations, old.name) for manifest in using)))
     new = None
     if frames:
@@ -113,9 +121,12 @@ def _rewrite(database: Database, store: DirectStore, old: _Old, now: int) -> int
         if new is None:
             return 0
         with database.write() as db:
-            references.add_pack(db, old.namespace, new, old.id)
+            if not references.add_pack(db, old.namespace, new, old.id):
+                return 0
     for manifest in manifests:
-        _tell(database, store, manifest, old, new, frames)
+        if not _tell(database, store, manifest, old, new, frames):
+            return 0
+        go_on()
     kept = new.size if new is not None else 0
     log.info("pack %s is rewritten: %d of its %d bytes are needed", old.name, kept, old.size)
     return old.size - kept
@@ -169,22 +180,25 @@ def _tell(
     old: _Old,
     new: PackPlace | None,
     frames: Sequence[int],
-) -> None:
+) -> bool:
     """Replace the manifest, unless its part was deleted meanwhile: a deletion hides it first, in
-    a transaction of its own."""
+    a transaction of its own. False where a pack went that it would refer to."""
     said = manifest.statement
     name = PartName(said.tree, said.part, said.generation)
     with database.write() as db:
         if not _is_kept(db, name):
-            return
+            return True
         locations = manifest.locations
         if new is not None and _place_in(manifest, old.name) is not None:
             locations = moved(locations, old.name, new, frames)
+            if not references.holds(db, said.namespace, {one.name for one in locations.packs}):
+                return False
             replaced = encode_manifest(
                 manifest.statement_bytes, locations, manifest.signatures, manifest.base
             )
             store.replace(manifest_key(name.tree, name.part, name.generation), replaced)
         references.refer(db, structs.replace(manifest, locations=locations))
+    return True
 
 
 def _is_kept(db: Session, name: PartName) -> bool:
@@ -229,4 +243,4 @@ def moved(locations: Locations, pack: str, new: PackPlace, frames: Sequence[int]
 
 
 def _old(row: PackRow) -> _Old:
-    return _Old(row.id, row.namespace, row.name, row.size)
+    return _Old(row.id, row.namespace, row.name, row.size, row.loose)

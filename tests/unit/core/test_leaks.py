@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aotcache.core.framing import FRAME_RAW, Source, digest_of, in_pieces
-from aotcache.core.leaks import Scanner, leak_in
+from aotcache.core.leaks import Scanner, leak_in, masked
 from aotcache.core.pack import build_packs
 from aotcache.errors import LeakError
+from aotcache.protocol.names import VLLM_AOT
+from aotcache.protocol.v1.explain import Explain
+from support.stored import HASH, PLATFORM, RECIPE
 
 SECRET = "correct-horse-battery"
 ENVIRON = {"MY_API_KEY": SECRET}
@@ -191,3 +195,19 @@ def test_behind_a_blob_that_ends_with_its_frame() -> None:
 def test_much_that_only_begins_like_one() -> None:
     assert found(b"xsk-" * 1_000_000) == ""
     assert "an API key" in found(b"xsk-" * 300_000 + b" sk-" + b"y" * 40)
+
+
+def test_a_miss_is_told_without_secrets() -> None:
+    said = Explain(
+        layout=VLLM_AOT,
+        hash=HASH,
+        platform=PLATFORM,
+        recipe=replace(RECIPE, model=f"s3://user:{SECRET}@models/x"),
+        hash_factors={"env.A": "plain", "env.B": f'"{SECRET}"'},
+    )
+    told = masked(said, Scanner(ENVIRON))
+    assert SECRET not in str(told)
+    assert told.recipe is None
+    assert told.hash_factors == {"env.A": "plain", "env.B": "(a secret)"}
+    plain = replace(said, recipe=RECIPE, hash_factors={"env.A": "plain"})
+    assert masked(plain, Scanner(ENVIRON)) == plain

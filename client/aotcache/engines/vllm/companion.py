@@ -23,6 +23,7 @@ from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableE
 
 if TYPE_CHECKING:
     from aotcache.protocol.v1.lookup import Miss
+    from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.sync.pull import Pulled
     from aotcache.sync.site import Site
 
@@ -74,11 +75,18 @@ def main() -> None:
 
 def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
     if isinstance(job, Tell):
+        from aotcache.core.leaks import masked
         from aotcache.local.outcomes import tell_outcomes
         from aotcache.probe.trees import tree_folders
+        from aotcache.protocol.v1.explain import Explain
+
+        def tell(said: Outcome | Explain) -> None:
+            if isinstance(said, Explain) and site.scanner is not None:
+                said = masked(said, site.scanner)
+            site.index.tell(said)
 
         for folder in tree_folders(job.cache_root):
-            tell_outcomes(folder, site.index.tell)
+            tell_outcomes(folder, tell)
         return
     _pulling.set()
     try:

@@ -20,9 +20,7 @@ def upgrade() -> None:
         "trees", sa.Column("pinned", sa.Boolean(), nullable=False, server_default=sa.false())
     )
     op.add_column("packs", sa.Column("condemned", INT, nullable=False, server_default="0"))
-    op.add_column(
-        "packs", sa.Column("loose", sa.Boolean(), nullable=False, server_default=sa.true())
-    )
+    op.add_column("packs", sa.Column("loose", INT, nullable=False, server_default="1"))
     op.create_index(op.f("ix_packs_loose_id"), "packs", ["loose", "id"])
     op.create_index(op.f("ix_packs_state_condemned"), "packs", ["state", "condemned"])
     op.add_column("sessions", sa.Column("opened", INT, nullable=False, server_default="0"))
@@ -33,6 +31,7 @@ def upgrade() -> None:
         sa.Column("until", INT, nullable=False),
         sa.Column("started", INT, nullable=False),
         sa.Column("finished", INT, nullable=False),
+        sa.Column("done", INT, nullable=False),
         sa.Column("report", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_jobs")),
     )
