@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from .models import CONDEMNED, LIVE, PackRow, PartPackRow, PartRow, SessionPackRow, SessionRow
@@ -27,7 +27,7 @@ def unreferred(db: Session, now: int, first: int, last: int) -> list[Row[Any]]:
     putting = select(SessionRow.publish_id).where(
         SessionRow.publish_id == func.substr(PackRow.name, _NAME + 1), SessionRow.expires > now
     )
-    query: Select[Any] = select(*_PACK).where(
+    query = select(*_PACK).where(
         PackRow.id >= first,
         PackRow.id < last,
         PackRow.state == LIVE,
