@@ -18,13 +18,13 @@ BENCH_VENV := .venv-bench
 #     make test TORCH_PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 TORCH_PIP_ARGS ?=
 
-# The tests start PostgreSQL themselves; torch.compile on a CPU runs g++ and includes Python.h;
+# The tests start PostgreSQL themselves, and Chromium to look at the pages; torch.compile on a CPU runs g++ and includes Python.h;
 # vLLM's own kernels want libnuma.
-PACKAGES := g++ libnuma1 postgresql
+PACKAGES := chromium g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others lint lock audit demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +96,9 @@ test-vllm:
 
 test-others:
 	$(BIN)/python -m pytest --ignore-glob='tests/e2e/test_vllm_*'
+
+screenshots: env packages ## take docs/pages/*.png anew
+	AOTCACHE_SCREENSHOTS=docs/pages $(BIN)/python -m pytest -q tests/e2e/test_pages.py -k both_themes
 
 lint: env ## check style, types and import rules
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def opened(path: Path) -> Iterator[tuple[Database, DirectStore]]:
 def collected(path: Path, now: int) -> tuple[int, int]:
     """Packs rewritten and deleted."""
     with opened(path) as (database, store):
-        done = collect(database, store, Keep(), now=now, grace=GRACE, small=0)
+        done = collect(database, store, Keep(), clock=partial(int, now), grace=GRACE, small=0)
         return done.rewritten_packs, done.deleted_packs
 
 

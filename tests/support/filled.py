@@ -175,6 +175,7 @@ def _tree_row(number: int) -> Row:
         "notes": '{"driver": "580.95.05"}',
         "hidden": False,
         "pinned": number % 50 == 0,
+        "quarantined": number % 97 == 0,
     }
 
 
@@ -233,7 +234,7 @@ def _pack(number: int) -> Row:
         "size": _bytes(number),
         "state": LIVE,
         "condemned": 0,
-        "loose": False,
+        "loose": 0,
     }
 
 

@@ -40,14 +40,54 @@ def list_quarantined(
 
 @quarantine.command()
 @click.argument("hash")
+@click.option("--reason", required=True, help="Why, for whoever misses it then.")
 @options.layout
 @click.option("--part", default="", help="Only this part.")
+@click.option("--platform-id", default="", help="Only the tree of the platform of this id.")
+@options.as_json
+@options.access
+def add(
+    hash: str,
+    reason: str,
+    layout: str | None,
+    part: str,
+    platform_id: str,
+    as_json: bool,
+    url: str,
+    token_file: str | None,
+    namespace: str,
+) -> None:
+    """Do not serve what is stored of HASH: nodes compile instead. Needs a token to admin."""
+    from aotcache.protocol.v1.quarantine import Quarantine
+
+    asked = Quarantine(
+        layout=options.layout_of(hash, layout),
+        hash=hash,
+        reason=reason,
+        part=part,
+        platform=platform_id,
+        namespace=namespace,
+    )
+    done = options.index_at(url, token_file).quarantine(asked).parts
+    if as_json:
+        output.print_json(done)
+        return
+    for one in done:
+        click.echo(f"not served any more: {one.namespace}/{one.layout}/{one.hash} {one.part}")
+
+
+@quarantine.command()
+@click.argument("hash")
+@options.layout
+@click.option("--part", default="", help="Only this part.")
+@click.option("--platform-id", default="", help="Only the tree of the platform of this id.")
 @options.as_json
 @options.access
 def release(
     hash: str,
     layout: str | None,
     part: str,
+    platform_id: str,
     as_json: bool,
     url: str,
     token_file: str | None,
@@ -57,7 +97,11 @@ def release(
     from aotcache.protocol.v1.quarantine import Release
 
     asked = Release(
-        layout=options.layout_of(hash, layout), hash=hash, part=part, namespace=namespace
+        layout=options.layout_of(hash, layout),
+        hash=hash,
+        part=part,
+        platform=platform_id,
+        namespace=namespace,
     )
     released = options.index_at(url, token_file).release(asked).parts
     if as_json:

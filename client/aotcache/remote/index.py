@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
     from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
-    from aotcache.protocol.v1.quarantine import Quarantined, Release, Released
+    from aotcache.protocol.v1.quarantine import Quarantine, Quarantined, Release, Released
     from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
     from aotcache.protocol.v1.stats import Stats
     from aotcache.protocol.v1.trees import Deleted, Pinned, TreeDetails, TreePage
@@ -206,6 +206,12 @@ class Index:
 
         query = _query(namespace=namespace)
         return self._client.request_json("GET", "/v1/quarantine", None, Quarantined, query=query)
+
+    def quarantine(self, asked: Quarantine) -> Quarantined:
+        """Raises NotFoundError where nothing of it is served."""
+        from aotcache.protocol.v1.quarantine import Quarantined
+
+        return self._client.request_json("POST", "/v1/quarantine", asked, Quarantined)
 
     def release(self, asked: Release) -> Released:
         """Raises NotFoundError where nothing of it is quarantined."""

@@ -26,6 +26,8 @@ from .context import Context
 from .lean import ShortCut
 from .limits import RateLimit
 from .observe import Observed
+from .pages import actions, overview, sign_in, tree
+from .pages import trees as pages_trees
 from .v1 import (
     collect,
     explain,
@@ -100,5 +102,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
     calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)
     for routes in (*calls, collect, explain, stats):
         app.include_router(routes.router, prefix="/v1")
+    for pages in (overview, pages_trees, tree, actions, sign_in):
+        app.include_router(pages.router)
     short = {"/v1/lookup": lookup.lookup}
     return Observed(ShortCut(app, context, short), context, frozenset(short))

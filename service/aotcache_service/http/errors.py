@@ -124,10 +124,10 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
         log.error("%s failed", where, exc_info=error)
     elif status == 503:
         log.warning("%s: %s", where, error)
-    return _problem(status, *_said(error))
+    return _problem(status, *said_of(error))
 
 
-def _said(error: Exception) -> tuple[str, str]:
+def said_of(error: Exception) -> tuple[str, str]:
     """Code and message, without internals of what is none of our errors."""
     if isinstance(error, AotcacheError):
         return error.code, str(error)

@@ -28,7 +28,8 @@ _MAX_INT = 1 << 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Empty: any. hash: a prefix. The rest is compared whole. namespaces: None for all."""
+    """Empty: any. hash: a prefix. The rest is compared whole. namespaces, models: None for all.
+    pinned, quarantined: only what is."""
 
     namespaces: frozenset[str] | None = None
     layout: str = ""
@@ -36,18 +37,30 @@ class Filter:
     platform_id: str = ""
     engine: str = ""
     model: str = ""
+    models: tuple[str, ...] | None = None
+    publisher: str = ""
+    pinned: bool = False
+    quarantined: bool = False
 
     def conditions(self, *, hidden: bool = False) -> list[ColumnElement[bool]]:
         """hidden: those that are not served too."""
+        # All of a tree that is quarantined may be.
+        hidden = hidden or self.quarantined
         found: list[ColumnElement[bool]] = [] if hidden else [TreeRow.hidden.is_(False)]
         for column, value in (
             (TreeRow.layout, self.layout),
             (TreeRow.platform_id, self.platform_id),
             (TreeRow.engine, self.engine),
             (TreeRow.model, self.model),
+            (TreeRow.publisher, self.publisher),
         ):
             if value:
                 found.append(column == value)
+        for flag, on in ((TreeRow.pinned, self.pinned), (TreeRow.quarantined, self.quarantined)):
+            if on:
+                found.append(flag.expression)
+        if self.models is not None:
+            found.append(TreeRow.model.in_(self.models))
         if self.namespaces is not None:
             found.append(TreeRow.namespace.in_(sorted(self.namespaces)))
         if self.hash:

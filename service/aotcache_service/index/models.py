@@ -21,10 +21,11 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from aotcache.protocol.v1.trees import SORTS
+from aotcache.protocol.v1.trees import SORTS, VALUES
 
 LIVE, CONDEMNED = "live", "condemned"
 # Why a generation is withheld.
@@ -96,7 +97,8 @@ class TreeRow(Base):
     """A tree. What describes its parts is derived from their newest generations (write.refresh).
 
     hidden: nothing of it is served: it is being deleted, or withheld. pinned: it is not
-    deleted. engine, model: of the recipe, to filter by.
+    deleted. quarantined: some part is, and no other generation serves in its place. engine, model:
+    of the recipe, to filter by.
     """
 
     __tablename__ = "trees"
@@ -124,13 +126,25 @@ class TreeRow(Base):
     notes: Mapped[dict[str, str]] = mapped_column(default=dict)
     hidden: Mapped[bool] = mapped_column(default=False)
     pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    quarantined: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
         UniqueConstraint("namespace", "layout", "hash", "platform_id"),
         *(Index(None, sort, "id") for sort in SORTS),
         *(Index(None, "namespace", sort, "id") for sort in SORTS),
-        # For lists of one model, and for the neighbours of a publish.
-        Index(None, "model", "created", "id"),
+        # For lists of what one of these has, the values they have, and a publish's neighbours.
+        *(Index(None, value, "created", "id") for value in VALUES),
+        # Few trees are.
+        *(
+            Index(
+                f"ix_trees_{rare}",
+                "created",
+                "id",
+                sqlite_where=text(rare),
+                postgresql_where=text(rare),
+            )
+            for rare in ("pinned", "quarantined")
+        ),
     )
 
 
@@ -355,3 +369,43 @@ class JobRow(Base):
     finished: Mapped[int]
     done: Mapped[int]
     report: Mapped[dict[str, Any]]
+
+
+class HistoryRow(Base):
+    """What happened in an hour, added up. hour: when it began. what: `history` names them."""
+
+    __tablename__ = "history"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    hour: Mapped[int] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+
+    __table_args__ = (Index(None, "hour"),)
+
+
+class AuditRow(Base):
+    """What somebody changed by hand. token: its id, empty where none is asked for. way: `api` or
+    `pages`. namespace: empty for all."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[int]
+    token: Mapped[str]
+    way: Mapped[str]
+    namespace: Mapped[str]
+    action: Mapped[str]
+    what: Mapped[str]
+
+    __table_args__ = (Index(None, "namespace", "id"),)
+
+
+class SignInRow(Base):
+    """Somebody signed in to the pages. digest: SHA-256 of the cookie, as hex. token: its id."""
+
+    __tablename__ = "sign_ins"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str]
+    expires: Mapped[int] = mapped_column(index=True)

@@ -58,4 +58,5 @@ def summary(row: TreeRow, recipe: RecipeRow | None, outcomes: dict[str, int]) ->
         lookups=row.lookups,
         outcomes=outcomes,
         pinned=row.pinned,
+        quarantined=row.quarantined,
     )

@@ -65,10 +65,21 @@ def callers(db: Session, headers: Sequence[str], now: int) -> list[Caller | Exce
     given = {header: parse_authorization(header) for header in headers}
     ids = {token.id for token in given.values() if token is not None}
     rows = {row.id: row for row in db.execute(_BY_ID, {"ids": list(ids)})} if ids else {}
-    if not rows and not db.scalar(_ANY):
+    if not rows and not any_made(db):
         return [Caller() for _ in headers]
     found = {header: _caller(header, token, rows, now) for header, token in given.items()}
     return [found[header] for header in headers]
+
+
+def caller_of(db: Session, token_id: str, now: int) -> Caller | None:
+    """Who has this token, while it is good."""
+    row = db.scalar(select(TokenRow).where(TokenRow.id == token_id, *usable(now)))
+    return None if row is None else _may(row)
+
+
+def any_made(db: Session) -> bool:
+    """Whether there ever was a token: all calls need one then."""
+    return bool(db.scalar(_ANY))
 
 
 def _caller(
@@ -81,5 +92,9 @@ def _caller(
         return over(row.id, "revoked")
     if row.expires and row.expires <= now:
         return over(row.id, "expired")
+    return _may(row)
+
+
+def _may(row: Any) -> Caller:
     namespaces = None if ALL_NAMESPACES in row.namespaces else frozenset(row.namespaces)
     return Caller(row.id, row.scope, namespaces)

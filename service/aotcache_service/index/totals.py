@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -13,8 +14,12 @@ from aotcache.protocol.v1.outcomes import LOADED
 from aotcache.protocol.v1.stats import MAX_MODELS, ModelStats, Stats
 
 from .database import Database
+from .drift import drift
 from .models import JobRow, OutcomeRow, PackRow, PartRow, QuarantineRow, TreeRow
 
+log = logging.getLogger(__name__)
+
+_KEPT = 100  # of how many sets of namespaces
 _SECONDS = 60.0  # that a count is good for: it reads all rows
 
 
@@ -26,16 +31,33 @@ class Totals:
         self._lock = threading.Lock()
         self._found: dict[frozenset[str] | None, tuple[float, Stats]] = {}
 
-    def of(self, namespaces: frozenset[str] | None) -> Stats:
-        """None: of all. Who asks meanwhile waits for the same count."""
+    def of(self, namespaces: frozenset[str] | None, *, wait: bool = True) -> Stats:
+        """None: of all. Who asks meanwhile waits for the same count; with `wait` false an older one
+        does, which is then counted anew for who asks next."""
+        until, found = self._found.get(namespaces, (0.0, None))
+        if found is not None and time.monotonic() <= until:
+            return found
+        if found is None or wait:
+            return self._counted(namespaces)
+        if not self._lock.locked():
+            threading.Thread(target=self._again, args=(namespaces,), daemon=True).start()
+        return found
+
+    def _again(self, namespaces: frozenset[str] | None) -> None:
+        try:
+            self._counted(namespaces)
+        except Exception as error:
+            log.debug("what the index holds is counted later: %s", error)
+
+    def _counted(self, namespaces: frozenset[str] | None) -> Stats:
         with self._lock:
             until, found = self._found.get(namespaces, (0.0, None))
             now = time.monotonic()
             if found is None or now > until:
                 with self._database.read() as db:
                     found = count(db, namespaces)
-                fresh = {key: one for key, one in self._found.items() if one[0] > now}
-                self._found = {**fresh, namespaces: (now + _SECONDS, found)}
+                kept = list(self._found.items())[-_KEPT:]
+                self._found = {**dict(kept), namespaces: (now + _SECONDS, found)}
             return found
 
 
@@ -85,6 +107,7 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
         saved_seconds=_saved(db, within(TreeRow.namespace)),
         finished={row.name: row.finished for row in db.scalars(select(JobRow))},
         models=_models(db, served),
+        drift=drift(db, served),
     )
 
 

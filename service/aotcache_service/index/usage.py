@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterable
 
 from sqlalchemy import BigInteger, case, cast, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from . import history
 from .database import Database
 from .given import GIVEN, given
 from .models import TreeRow
@@ -34,7 +37,8 @@ _MANY = 1000
 
 
 class UsageCounter:
-    """A process that is killed forgets the counts of the last seconds: no great loss.
+    """What lookups found, by tree and by hour. A process that is killed forgets the counts of the
+    last seconds: no great loss.
 
     interval: seconds between two writes. Of many trees they are written only every sixth time:
     lookups take longer meanwhile, and a tree that is asked for all the time costs one row a write.
@@ -45,6 +49,7 @@ class UsageCounter:
         self._interval = interval
         self._lock = threading.Lock()
         self._counts: dict[int, tuple[int, int]] = {}
+        self._hours: Counter[history.Place] = Counter()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
@@ -63,18 +68,27 @@ class UsageCounter:
                 count, used = self._counts.get(tree, (0, 0))
                 self._counts[tree] = (count + 1, max(used, now))
 
+    def note(self, namespace: str, what: str, now: int) -> None:
+        """For the history."""
+        with self._lock:
+            self._hours[history.place(namespace, what, now)] += 1
+
     def flush(self) -> None:
         """Write the counts; keep them for the next time while the database is busy."""
         with self._lock:
             counts, self._counts = self._counts, {}
-        if not counts:
+            hours, self._hours = self._hours, Counter()
+        if not counts and not hours:
             return
         try:
             with self._database.write() as db:
-                db.connection().execute(_COUNT, given(counts))
+                if counts:
+                    db.connection().execute(_COUNT, given(counts))
+                history.add(db, hours)
         except (OperationalError, PoolTimeoutError) as error:
             log.debug("lookups of %d trees are counted later: %s", len(counts), error)
             with self._lock:
+                self._hours.update(hours)
                 for tree, (count, used) in counts.items():
                     newer, last = self._counts.get(tree, (0, 0))
                     self._counts[tree] = (count + newer, max(used, last))
@@ -83,8 +97,18 @@ class UsageCounter:
             log.exception("lookups of %d trees are not counted", len(counts))
 
     def _run(self) -> None:
-        turn = 0
+        turn = sampled = 0
         while not self._stop.wait(self._interval):
             turn += 1
+            now = int(time.time())
+            if now // history.HOUR != sampled:
+                sampled = now // history.HOUR
+                self._sample(now)
             if len(self._counts) < _MANY or turn % 6 == 0:
                 self.flush()
+
+    def _sample(self, now: int) -> None:
+        try:
+            history.sample(self._database, now)
+        except Exception as error:
+            log.warning("what is stored this hour is not noted: %s", error)

@@ -35,6 +35,7 @@ from .rows import tree_key
 
 # As MAX_SECONDS of one outcome, so that a sum of millions fits into its column.
 _MAX_BYTES = 1 << 40
+_MAX_PUBLISHER = 255  # characters; an index of PostgreSQL holds no long ones
 
 
 def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None:
@@ -180,6 +181,11 @@ def refresh(db: Session, tree: TreeRow) -> None:
     every = sorted(found, key=lambda row: (row.created, row.generation, row.part))
     rows = [row for row in every if row.newest]
     tree.hidden = not rows
+    kept = {row.part for row in rows}
+    withheld = select(PartRow.part).where(
+        PartRow.tree_id == tree.id, PartRow.withheld == QUARANTINED
+    )
+    tree.quarantined = any(part not in kept for part in db.scalars(withheld))
     link_recipes(db, tree, every)
     if not rows:
         return
@@ -187,7 +193,7 @@ def refresh(db: Session, tree: TreeRow) -> None:
     tree.files = sum(row.files for row in rows)
     tree.raw_bytes = sum(row.raw_bytes for row in rows)
     tree.created = rows[-1].created
-    tree.publisher = rows[-1].publisher
+    tree.publisher = rows[-1].publisher[:_MAX_PUBLISHER]
     # What only some publishers know is taken from the last that did: growth may come from a node
     # that compiled little, or whose watcher found no record.
     late = every[::-1]

@@ -28,7 +28,7 @@ from aotcache.protocol.names import (
 from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from aotcache.storage.base import ObjectStore
 
-from ..index import publishing, write
+from ..index import history, publishing, write
 from ..index.database import Database
 from ..metrics import PUBLISH_SECONDS, PUBLISHED_BYTES, PUBLISHED_PARTS
 from .reading import read_deletions, read_manifest, stored_size
@@ -126,9 +126,11 @@ def commit(
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
         db.delete(session)
+        size = sum(stored[name] for name in brought)
+        history.add(db, {history.place(namespace, history.PUBLISHED, now): size})
     _withdraw_lost(database, store, manifests, brought)
     PUBLISHED_PARTS.inc(len(new))
-    PUBLISHED_BYTES.inc(sum(stored[name] for name in brought))
+    PUBLISHED_BYTES.inc(size)
     if seconds is not None:
         PUBLISH_SECONDS.observe(seconds)
     log.info("committed %s", ", ".join(new))

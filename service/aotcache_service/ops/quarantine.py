@@ -7,6 +7,7 @@ same call again, completes it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import msgspec
 from sqlalchemy import exists, select
@@ -17,6 +18,7 @@ from aotcache.protocol.names import TreeKey, quarantined_key, quarantined_prefix
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.protocol.v1.quarantine import (
     MAX_QUARANTINED,
+    Quarantine,
     Quarantined,
     QuarantinedPart,
     Release,
@@ -24,10 +26,11 @@ from aotcache.protocol.v1.quarantine import (
 )
 from aotcache.storage.base import ObjectStore
 
-from ..index import verdicts, withheld, write
+from ..index import history, verdicts, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, QuarantineRow, TreeRow
-from ..index.publishing import quarantine_of
+from ..index.publishing import newest_parts, quarantine_of
+from ..index.rows import tree_key
 from ..metrics import OUTCOMES, PULL_BYTES, PULL_SECONDS, QUARANTINES
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ def tell(
     NotFoundError and UsageError as `write.count_outcome` does."""
     with database.write() as db:
         tree = write.count_outcome(db, outcome, now)
+        history.add_outcome(db, tree, outcome, now)
         verdict = verdicts.hear(db, tree, outcome, token, nodes, now)
         content = (
             "" if verdict is None else withheld.content_of_part(db, tree, outcome.part, verdict[0])
@@ -100,6 +104,51 @@ def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined
         return Quarantined(parts=tuple(_said(row) for row in db.scalars(query)))
 
 
+def put(database: Database, store: ObjectStore, asked: Quarantine, *, now: int) -> Quarantined:
+    """Quarantine by hand. Raises NotFoundError where nothing of it is served."""
+    query = select(TreeRow).where(
+        TreeRow.namespace == asked.namespace,
+        TreeRow.layout == asked.layout,
+        TreeRow.hash == asked.hash,
+    )
+    if asked.platform:
+        query = query.where(TreeRow.platform_id == asked.platform)
+    wanted = []
+    with database.read() as db:
+        for tree in db.scalars(query.order_by(TreeRow.id)):
+            for name, part in newest_parts(db, tree_key(tree)).items():
+                if asked.part in {"", name}:
+                    content = withheld.content_of_part(db, tree, name, part.generation)
+                    wanted.append((tree_key(tree), name, part.generation, content))
+    if not wanted:
+        raise NotFoundError(
+            f"{asked.namespace}/{asked.layout}/{asked.hash[:12]} {asked.part} is not served: there "
+            "is nothing to quarantine"
+        )
+    for key, name, generation, content in wanted:
+        with suppress(ObjectExistsError):  # from before
+            mark = encode_mark(asked.reason, now, content)
+            store.put(quarantined_key(key, name, generation), mark)
+        with database.write() as db:
+            withheld.quarantine(db, key, name, generation, asked.reason, now, content)
+        log.warning("%s %s is quarantined: %s", key, name, asked.reason)
+    return Quarantined(
+        parts=tuple(
+            QuarantinedPart(
+                namespace=key.namespace,
+                layout=key.layout,
+                hash=key.hash,
+                platform=key.platform,
+                part=name,
+                generation=generation,
+                reason=asked.reason,
+                since=now,
+            )
+            for key, name, generation, _ in wanted
+        )
+    )
+
+
 def release(database: Database, store: ObjectStore, asked: Release) -> Released:
     """Raises NotFoundError where nothing of it is quarantined."""
     query = select(QuarantineRow).where(
@@ -107,6 +156,8 @@ def release(database: Database, store: ObjectStore, asked: Release) -> Released:
         QuarantineRow.layout == asked.layout,
         QuarantineRow.hash == asked.hash,
     )
+    if asked.platform:
+        query = query.where(QuarantineRow.platform_id == asked.platform)
     if asked.part:
         query = query.where(QuarantineRow.part == asked.part)
     with database.read() as db:

@@ -212,7 +212,7 @@ def test_answers_of_s3(reply: Reply, kind: type[Exception], what: str) -> None:
 
 
 def test_no_s3_there(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "aotcache")
     (port,) = free_ports(1)
     with serving(signing(f"http://127.0.0.1:{port}")) as service:
         store = presigned_store(HttpClient(service.url), required=True)

@@ -1,22 +1,25 @@
-"""`GET /v1/quarantine`, `POST /v1/quarantine/release`: parts that nodes failed with.
+"""`GET|POST /v1/quarantine`, `POST /v1/quarantine/release`: parts that nodes failed with.
 
 A part is quarantined when so many nodes told that it did not load or made the engine crash, and
-none that it loaded. It is then answered as a miss until an admin releases or deletes it, or until
-somebody publishes another one.
+none that it loaded, or when an admin says so. It is then answered as a miss until an admin releases
+or deletes it, or until somebody publishes another one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aotcache.errors import UsageError
 from aotcache.protocol.names import (
     DEFAULT_NAMESPACE,
     check_hash,
     check_namespace,
     check_part,
+    check_platform_id,
 )
 
 MAX_QUARANTINED = 1000
+MAX_REASON = 500  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +44,46 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """What is served of the trees of a hash; empty part, platform: all of them. reason: for those
+    who miss."""
+
+    layout: str
+    hash: str
+    reason: str
+    part: str = ""
+    platform: str = ""
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not self.reason.strip() or len(self.reason) > MAX_REASON:
+            raise UsageError(f"say in at most {MAX_REASON} characters why it is quarantined")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Of every platform. Empty part: all of them."""
+    """Empty part, platform: all of them."""
 
     layout: str
     hash: str
     part: str = ""
+    platform: str = ""
     namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
-        check_namespace(self.namespace)
-        check_hash(self.layout, self.hash)
-        if self.part:
-            check_part(self.part)
+        _check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     parts: tuple[QuarantinedPart, ...]
+
+
+def _check(asked: Quarantine | Release) -> None:
+    check_namespace(asked.namespace)
+    check_hash(asked.layout, asked.hash)
+    if asked.part:
+        check_part(asked.part)
+    if asked.platform:
+        check_platform_id(asked.platform)

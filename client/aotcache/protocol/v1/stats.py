@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_MODELS = 20
+MAX_DRIFT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +20,26 @@ class ModelStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """A recipe whose starts on one platform look for many hashes: something that is no part of it
+    changes them. expected: how many one start uses."""
+
+    namespace: str
+    model: str
+    layout: str
+    platform: str
+    hashes: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Of one namespace, or of all that the token may read; counted a minute ago at most.
 
     packs, pack_bytes: by state, `live` or `condemned`. lookups: that found something. outcomes: by
     kind. pull_seconds, pull_bytes: as nodes told. saved_seconds: compile seconds of what was
     loaded, less those of its pulls. finished: when jobs ended last, by name, Unix seconds. models:
-    those that take the most, at most MAX_MODELS.
+    those that take the most, at most MAX_MODELS. drift: the worst first, at most MAX_DRIFT.
     """
 
     trees: int
@@ -41,3 +55,4 @@ class Stats:
     saved_seconds: float
     finished: dict[str, int]
     models: tuple[ModelStats, ...]
+    drift: tuple[Drift, ...] = ()

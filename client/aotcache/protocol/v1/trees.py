@@ -10,6 +10,7 @@ from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import StoredPart
 
 SORTS = ("created", "used", "hash", "raw_bytes", "stored_bytes")
+VALUES = ("layout", "engine", "model", "platform_id", "publisher")  # that lists are filtered by
 MAX_LIMIT = 500
 
 
@@ -17,7 +18,8 @@ MAX_LIMIT = 500
 class TreeSummary:
     """A tree in a list. Times are Unix seconds; used: last lookup that found it (0: never).
 
-    stored_bytes: of the packs' frames its files are in, each frame counted once.
+    stored_bytes: of the packs' frames its files are in, each frame counted once. quarantined: some
+    part is, and no other generation serves in its place.
     """
 
     namespace: str
@@ -38,6 +40,7 @@ class TreeSummary:
     lookups: int
     outcomes: dict[str, int]
     pinned: bool = False
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from aotcache.protocol.v1.collect import Collect, Collection
 
 from ...auth import ADMIN
 from ..access import CallerDep
+from ..audit import audit
 from ..context import ContextDep
 from ..errors import problems
 
@@ -18,7 +19,10 @@ router = APIRouter(prefix="/collect", tags=["collect"])
 async def begin(asked: Collect, context: ContextDep, caller: CallerDep) -> Collection:
     """Start a collection. It goes on when this is answered: ask how with GET."""
     caller.require_all(ADMIN)
-    return await context.in_storage(context.collector.begin, asked)
+    begun = await context.in_storage(context.collector.begin, asked)
+    if not asked.dry_run:
+        await audit(context, caller, "reconcile" if asked.reconcile_only else "collect", f"{asked}")
+    return begun
 
 
 @router.get("", responses=problems())

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 
+from ...index import history
 from ...metrics import BY_HASH, HIT, LOOKUPS, MISS
 from ..access import AuthorizationDep
 from ..bodies import json_answer
@@ -29,7 +30,9 @@ async def lookup(
     found = await context.lookups.ask((asked, authorization or ""))
     if isinstance(found, Miss):
         LOOKUPS.labels(BY_HASH, MISS, found.reason).inc()
+        context.usage.note(asked.namespace, history.MISS + found.reason, now())
         return miss_answer(found)
     _hits.inc()
     context.usage.record(found.trees, now())
+    context.usage.note(asked.namespace, history.HIT, now())
     return json_answer(found.hit)

@@ -1,4 +1,4 @@
-"""`GET /v1/quarantine`, `POST /v1/quarantine/release`."""
+"""`GET|POST /v1/quarantine`, `POST /v1/quarantine/release`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from aotcache.protocol.names import check_namespace
-from aotcache.protocol.v1.quarantine import Quarantined, Release, Released
+from aotcache.protocol.v1.quarantine import Quarantine, Quarantined, Release, Released
 
 from ...auth import ADMIN, READ
 from ...ops import quarantine as ops
 from ..access import CallerDep
-from ..context import ContextDep
+from ..audit import audit
+from ..context import ContextDep, now
 from ..errors import problems
 
 router = APIRouter(prefix="/quarantine", tags=["quarantine"])
@@ -31,8 +32,21 @@ def list_quarantined(
     return ops.listed(context.database, frozenset((namespace,)))
 
 
+@router.post("", responses=problems(400, 404))
+async def put(asked: Quarantine, context: ContextDep, caller: CallerDep) -> Quarantined:
+    """Do not serve them until they are released, or replaced by others."""
+    caller.require(ADMIN, asked.namespace)
+    done = await context.in_storage(ops.put, context.database, context.store, asked, now=now())
+    what = f"{asked.namespace}/{asked.layout}/{asked.hash} {asked.part}: {asked.reason}"
+    await audit(context, caller, "quarantine", what, asked.namespace)
+    return done
+
+
 @router.post("/release", responses=problems(400, 404))
 async def release(asked: Release, context: ContextDep, caller: CallerDep) -> Released:
     """Serve them again; what nodes told until now is forgotten."""
     caller.require(ADMIN, asked.namespace)
-    return await context.in_storage(ops.release, context.database, context.store, asked)
+    done = await context.in_storage(ops.release, context.database, context.store, asked)
+    what = f"{asked.namespace}/{asked.layout}/{asked.hash} {asked.part}".strip()
+    await audit(context, caller, "release", what, asked.namespace)
+    return done

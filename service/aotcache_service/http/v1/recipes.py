@@ -8,6 +8,7 @@ from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 
 from ...auth import READ
+from ...index import history
 from ...index import recipes as index
 from ...metrics import BY_RECIPE, HIT, LOOKUPS, MISS
 from ..access import CallerDep
@@ -30,7 +31,9 @@ def lookup_recipe(asked: RecipeLookup, context: ContextDep, caller: CallerDep) -
         found = index.lookup_recipe(db, asked, context.storage_url)
     if isinstance(found, Miss):
         LOOKUPS.labels(BY_RECIPE, MISS, found.reason).inc()
+        context.usage.note(asked.namespace, history.MISS + found.reason, now())
         return miss_answer(found)
     LOOKUPS.labels(BY_RECIPE, HIT, "").inc()
     context.usage.record(found.trees, now())
+    context.usage.note(asked.namespace, history.HIT, now())
     return json_answer(found.hit)

@@ -22,6 +22,7 @@ from ...index.listing import Filter, list_trees, tree_details
 from ...ops.delete import delete_trees
 from ...ops.pin import pin, unpin
 from ..access import CallerDep
+from ..audit import audit
 from ..context import ContextDep
 from ..errors import problems
 
@@ -99,10 +100,10 @@ ToChange = Annotated[Filter, Depends(_to_change)]
 
 
 @router.delete("/trees/{hash}", responses=problems(400, 404, 409))
-async def delete_tree(context: ContextDep, wanted: ToChange) -> Deleted:
+async def delete_tree(context: ContextDep, caller: CallerDep, wanted: ToChange) -> Deleted:
     """Delete the trees of one hash; empty layout, platform: all of them."""
     (namespace,) = sorted(wanted.namespaces or ())
-    return await context.in_storage(
+    done = await context.in_storage(
         delete_trees,
         context.database,
         context.store,
@@ -111,18 +112,24 @@ async def delete_tree(context: ContextDep, wanted: ToChange) -> Deleted:
         layout=wanted.layout,
         platform=wanted.platform_id,
     )
+    await audit(context, caller, "delete", ", ".join(done.trees), namespace)
+    return done
 
 
 @router.put("/trees/{hash}/pin", responses=problems(400, 404))
-async def pin_tree(context: ContextDep, wanted: ToChange) -> Pinned:
+async def pin_tree(context: ContextDep, caller: CallerDep, wanted: ToChange) -> Pinned:
     """Keep the trees of one hash until they are unpinned; empty layout, platform: all of them."""
-    return await context.in_storage(pin, context.database, context.store, wanted)
+    done = await context.in_storage(pin, context.database, context.store, wanted)
+    await audit(context, caller, "pin", ", ".join(done.trees), *sorted(wanted.namespaces or ()))
+    return done
 
 
 @router.delete("/trees/{hash}/pin", responses=problems(400, 404))
-async def unpin_tree(context: ContextDep, wanted: ToChange) -> Pinned:
+async def unpin_tree(context: ContextDep, caller: CallerDep, wanted: ToChange) -> Pinned:
     """The trees of one hash may be deleted again; empty layout, platform: all of them."""
-    return await context.in_storage(unpin, context.database, context.store, wanted)
+    done = await context.in_storage(unpin, context.database, context.store, wanted)
+    await audit(context, caller, "unpin", ", ".join(done.trees), *sorted(wanted.namespaces or ()))
+    return done
 
 
 def _of_hash(hash: str, namespace: str, layout: str, platform: str) -> Filter:

@@ -68,6 +68,7 @@ CALLS: list[tuple[str, str, str, dict[str, Any]]] = [
     (READ, "POST", "/v1/presign", {"json": {"read": [PACK]}}),
     (PUBLISH, "POST", "/v1/presign", {"json": {"write": [{"key": PACK, "size": 1}]}}),
     (READ, "GET", f"/v1/quarantine?namespace={NAMESPACE}", {}),
+    (ADMIN, "POST", "/v1/quarantine", {"json": {**ABOUT, "reason": "x"}}),
     (
         ADMIN,
         "POST",

@@ -19,6 +19,21 @@ def upgrade() -> None:
     op.add_column(
         "trees", sa.Column("pinned", sa.Boolean(), nullable=False, server_default=sa.false())
     )
+    op.add_column(
+        "trees", sa.Column("quarantined", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    for value in ("layout", "engine", "platform_id", "publisher"):
+        name = op.f(f"ix_trees_{value}_created_id")
+        op.create_index(name, "trees", [value, "created", "id"])
+    for rare in ("pinned", "quarantined"):
+        where = sa.text(rare)
+        op.create_index(
+            f"ix_trees_{rare}",
+            "trees",
+            ["created", "id"],
+            sqlite_where=where,
+            postgresql_where=where,
+        )
     op.add_column("packs", sa.Column("condemned", INT, nullable=False, server_default="0"))
     op.add_column("packs", sa.Column("loose", INT, nullable=False, server_default="1"))
     op.create_index(op.f("ix_packs_loose_id"), "packs", ["loose", "id"])
@@ -53,3 +68,32 @@ def upgrade() -> None:
         ),
     )
     op.create_index(op.f("ix_misses_last"), "misses", ["last"])
+    op.create_table(
+        "history",
+        sa.Column("namespace", STR, nullable=False),
+        sa.Column("hour", INT, nullable=False),
+        sa.Column("what", STR, nullable=False),
+        sa.Column("value", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", "hour", "what", name=op.f("pk_history")),
+    )
+    op.create_index(op.f("ix_history_hour"), "history", ["hour"])
+    op.create_table(
+        "audit",
+        sa.Column("id", INT, nullable=False),
+        sa.Column("at", INT, nullable=False),
+        sa.Column("token", STR, nullable=False),
+        sa.Column("way", STR, nullable=False),
+        sa.Column("namespace", STR, nullable=False),
+        sa.Column("action", STR, nullable=False),
+        sa.Column("what", STR, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+    )
+    op.create_index(op.f("ix_audit_namespace_id"), "audit", ["namespace", "id"])
+    op.create_table(
+        "sign_ins",
+        sa.Column("digest", STR, nullable=False),
+        sa.Column("token", STR, nullable=False),
+        sa.Column("expires", INT, nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_sign_ins")),
+    )
+    op.create_index(op.f("ix_sign_ins_expires"), "sign_ins", ["expires"])

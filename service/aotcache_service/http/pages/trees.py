@@ -1,0 +1,111 @@
+"""`GET /trees`: the list of what is stored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import Query, Request, Response
+
+from aotcache.protocol.v1.trees import SORTS
+
+from ...index.listing import Filter, list_trees
+from ...index.models import TreeRow
+from ...index.values import models_with, values_of
+from ..context import ContextDep
+from .render import render
+from .route import page_router
+from .visitors import VisitorDep
+
+router = page_router()
+
+_LIMIT = 50
+_HASH = re.compile(r"[0-9a-f]{4,64}")
+_SORTS = ("created", "used", "raw_bytes", "stored_bytes", "hash")
+assert set(_SORTS) == set(SORTS)
+
+Text = Annotated[str, Query(max_length=1024)]
+
+
+@router.get("/trees")
+def trees_page(
+    request: Request,
+    context: ContextDep,
+    visitor: VisitorDep,
+    search: Text = "",
+    layout: Text = "",
+    engine: Text = "",
+    model: Text = "",
+    platform: Text = "",
+    publisher: Text = "",
+    pinned: bool = False,
+    quarantined: bool = False,
+    sort: Text = "created",
+    order: Text = "desc",
+    cursor: Text = "",
+    done: Text = "",
+) -> Response:
+    """search: the beginning of a hash, or part of a model's name."""
+    wanted = Filter(
+        namespaces=visitor.caller.namespaces,
+        layout=layout,
+        engine=engine,
+        model=model,
+        platform_id=platform,
+        publisher=publisher,
+        pinned=pinned,
+        quarantined=quarantined,
+    )
+    text = search.strip()
+    with context.database.read() as db:
+        page = None
+        if text and not (found := models_with(db, text)):
+            wanted = replace(wanted, hash=text.lower())
+        elif text:
+            wanted = replace(wanted, models=tuple(found))
+            if _HASH.fullmatch(text.lower()):
+                # Both: a model may be called as a hash begins.
+                by_hash = replace(wanted, models=None, hash=text.lower())
+                page = list_trees(db, by_hash, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
+        if page is None or not page.trees:
+            page = list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
+        choices = {
+            "layout": values_of(db, TreeRow.layout),
+            "engine": values_of(db, TreeRow.engine),
+            "model": values_of(db, TreeRow.model),
+            "platform": values_of(db, TreeRow.platform_id),
+            "publisher": values_of(db, TreeRow.publisher),
+        }
+    chosen = {
+        "search": text,
+        "layout": layout,
+        "engine": engine,
+        "model": model,
+        "platform": platform,
+        "publisher": publisher,
+        "pinned": "1" if pinned else "",
+        "quarantined": "1" if quarantined else "",
+        "sort": sort,
+        "order": order,
+    }
+
+    def link(**others: str) -> str:
+        """This list, with something else chosen, from its beginning."""
+        kept = {name: value for name, value in {**chosen, **others}.items() if value}
+        return "/trees?" + urlencode(kept)
+
+    return render(
+        request,
+        "trees.html",
+        visitor,
+        page=page,
+        chosen=chosen,
+        choices=choices,
+        sorts=_SORTS,
+        link=link,
+        first=not cursor,
+        done="It is deleted." if done == "delete" else "",
+        filtered=any(value for name, value in chosen.items() if name not in {"sort", "order"}),
+    )

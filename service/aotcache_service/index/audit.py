@@ -1,0 +1,31 @@
+"""What was changed by hand: when, by which token, and in what way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from .models import AuditRow
+
+API, PAGES = "api", "pages"
+_KEPT = 400 * 24 * 3600
+
+
+def note(db: Session, row: AuditRow) -> None:
+    """Inside `Database.write`."""
+    db.execute(delete(AuditRow).where(AuditRow.at < row.at - _KEPT))
+    db.add(row)
+
+
+def listed(
+    db: Session, namespaces: Iterable[str] | None, *, before: int = 0, limit: int
+) -> Sequence[AuditRow]:
+    """The last ones first; before: a row id, 0 for the end. namespaces: None for all."""
+    query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+    if before:
+        query = query.where(AuditRow.id < before)
+    if namespaces is not None:
+        query = query.where(AuditRow.namespace.in_(sorted(namespaces)))
+    return db.scalars(query).all()
