@@ -160,7 +160,7 @@ def test_no_url_is_told(
     client: HttpClient, new_pack: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither by the service nor by the node, both logging all there is, well or not."""
-    caplog.set_level(logging.DEBUG, "aotcache")
+    caplog.set_level(logging.DEBUG)
     store = presigned_store(client, required=True)
     store.put(new_pack(), DATA)
     assert store.get(new_pack()) == DATA

@@ -157,7 +157,7 @@ def test_a_server_that_says_nothing() -> None:
 
 
 def test_the_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "aotcache")
+    caplog.set_level(logging.DEBUG)
     (port,) = free_ports(1)
     silent = HttpClient(f"http://127.0.0.1:{port}", TOKEN, retries=1)
     with pytest.raises(UnavailableError) as caught:
