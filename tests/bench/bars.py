@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.lookups import FEW, LATENCY, LOOKUP, MANY, PAGE, POSTGRESQL, RATE, SQLITE, trees_of
 from bench.memory import PUBLISH, PULL
+from bench.pages import PAGES
 from bench.peers import AWS, CP, RCLONE, S3FS, S5CMD, TAR, WALK
 from bench.servers import DIRECT, PRESIGNED, SERVICE, distance
 from bench.sizes import (
@@ -93,6 +94,8 @@ def _bars() -> Iterator[Bar]:
     for database in (SQLITE, POSTGRESQL):
         for what in (LOOKUP, PAGE):
             yield Bar(f"{what}, {database}", trees_of(MANY), trees_of(FEW), AT_MOST, 1.3)
+    for what in PAGES:
+        yield Bar(what, "worst", "", AT_MOST, 100)
     for what in (PULL, PUBLISH):
         for way in WAYS:
             for tree in (QWEN, TINY, EIGHT):

@@ -25,6 +25,7 @@ from bench import page, plots, report, speed
 from bench.lookups import lookups, many_trees
 from bench.machine import commit, load, machine, versions
 from bench.memory import memory
+from bench.pages import pages
 from bench.sizes import neighbour, sizes
 from bench.stage import Found, Stage, say
 from bench.starts import idle, starts
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[[Stage], Found]] = {
     "memory": memory,
     "lookups": lookups,
     "many-trees": many_trees,
+    "pages": pages,
     "watching": watching,
     "idle": idle,
     "starts": starts,

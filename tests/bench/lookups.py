@@ -42,7 +42,7 @@ class _Load:
 def lookups(stage: Stage) -> Found:
     """One service process, SQLite, all questions for trees that are stored."""
     data = stage.folder("lookups")
-    _sqlite(stage.work, data, TREES)
+    fill_sqlite(stage.work, data, TREES)
     questions = _questions(data, TREES)
     loads = []
     with sites.run(data) as service:
@@ -88,9 +88,9 @@ def _with_database(stage: Stage, database: str) -> dict[str, dict[int, list[int]
             env = {}
             if server:
                 env["AOTCACHE_DATABASE_URL"] = server.fresh_url()
-                _fill(env["AOTCACHE_DATABASE_URL"], trees)
+                fill(env["AOTCACHE_DATABASE_URL"], trees)
             else:
-                _sqlite(stage.work, data, trees)
+                fill_sqlite(stage.work, data, trees)
             services[trees] = running.enter_context(sites.run(data, env=env))
             questions[trees] = _questions(data, trees)
         for number in range(stage.rounds + 1):
@@ -103,19 +103,19 @@ def _with_database(stage: Stage, database: str) -> dict[str, dict[int, list[int]
     return found
 
 
-def _sqlite(work: Path, data: Path, trees: int) -> None:
+def fill_sqlite(work: Path, data: Path, trees: int) -> None:
     """Made once: a million takes minutes."""
     made = work / f"filled-{trees}.sqlite3"
     if not made.exists():
         half = made.with_suffix(".half")
         half.unlink(missing_ok=True)
-        _fill(f"sqlite:///{half}", trees)
+        fill(f"sqlite:///{half}", trees)
         half.rename(made)
         Path(f"{half}.lock").unlink(missing_ok=True)
     shutil.copy(made, data / "index.sqlite3")
 
 
-def _fill(url: str, trees: int) -> None:
+def fill(url: str, trees: int) -> None:
     command = [sys.executable, "-m", "support.filled", url, str(trees)]
     subprocess.run(command, check=True, cwd=_HERE.parent)
 

@@ -24,6 +24,8 @@ _COMMANDS = {
     "push": ("aotcache.cli.push:push", "Publish trees of this machine."),
     "watch": ("aotcache.cli.watch:watch", "Publish trees as they become complete."),
     "pull": ("aotcache.cli.pull:pull", "Put a stored tree on this machine."),
+    "export": ("aotcache.cli.carry:export", "Put stored trees into a directory."),
+    "import": ("aotcache.cli.carry:import_", "Publish what was exported elsewhere."),
     "exec": ("aotcache.cli.run:run", "Run a torch.compile program with its cache."),
     "lookup": ("aotcache.cli.query:lookup", "Say whether a tree is stored for this platform."),
     "stats": ("aotcache.cli.stats:stats", "What is stored, and what it has saved."),

@@ -98,6 +98,13 @@ class Database:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
+    def analyze(self) -> None:
+        """Let SQLite see which values are rare, now and then; PostgreSQL does so by itself."""
+        if self.sqlite_file is not None:
+            with self._writer.begin() as connection:
+                connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
+                connection.exec_driver_sql("ANALYZE")
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -14,9 +14,11 @@ from aotcache.protocol.names import TreeKey
 from aotcache.protocol.v1.outcomes import LOADED
 from aotcache.protocol.v1.trees import TreeSummary
 
-from .models import OutcomeRow, PartRow, QuarantineRow, RecipeRow, TreeRow
+from .models import OutcomeRow, PartRow, QuarantineRow, RecipeRow, TreeRow, recipe_trees
 from .publishing import find_tree
 from .rows import summary
+
+_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,14 @@ def tree_detail(db: Session, key: TreeKey) -> Tree:
 def _unlike(db: Session, row: TreeRow) -> Sequence[str]:
     if row.recipe_id is None:
         return ()
-    same = (
+    links = recipe_trees.c
+    said = select(links.hash).where(links.recipe_id == row.recipe_id, links.layout == row.layout)
+    query = select(TreeRow.hash).where(
         TreeRow.namespace == row.namespace,
-        TreeRow.recipe_id == row.recipe_id,
         TreeRow.layout == row.layout,
+        TreeRow.hash.in_(said),
         TreeRow.platform_id == row.platform_id,
+        TreeRow.recipe_id == row.recipe_id,
         TreeRow.id != row.id,
     )
-    # By the model's index: that of a recipe's trees there is none of.
-    query = select(TreeRow.hash).where(TreeRow.model == row.model, *same)
-    return db.scalars(query.order_by(TreeRow.created.desc()).limit(20)).all()
+    return db.scalars(query.order_by(TreeRow.created.desc()).limit(_NAMED)).all()

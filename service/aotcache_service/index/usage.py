@@ -54,6 +54,7 @@ class UsageCounter:
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
     def start(self) -> None:
+        self._sample(int(time.time()))
         self._thread.start()
 
     def close(self) -> None:
@@ -110,5 +111,6 @@ class UsageCounter:
     def _sample(self, now: int) -> None:
         try:
             history.sample(self._database, now)
+            self._database.analyze()
         except Exception as error:
             log.warning("what is stored this hour is not noted: %s", error)

@@ -3,16 +3,27 @@ are."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from .models import TreeRow
 
 MAX_VALUES = 500
+_LAST = 2000  # trees
 
 
-def values_of(db: Session, column: InstrumentedAttribute[str]) -> list[str]:
-    """At most MAX_VALUES, the first ones as they sort; without the empty one."""
+def values_of(
+    db: Session, column: InstrumentedAttribute[str], namespaces: Iterable[str] | None
+) -> list[str]:
+    """At most MAX_VALUES, the first ones as they sort; without the empty one. namespaces: None for
+    all; of some, those of their last trees."""
+    if namespaces is not None:
+        query = select(column.label("value")).where(TreeRow.namespace.in_(sorted(namespaces)))
+        last = query.order_by(TreeRow.created.desc(), TreeRow.id.desc()).limit(_LAST).subquery()
+        values = select(last.c.value).distinct().where(last.c.value > "")
+        return list(db.scalars(values.order_by(last.c.value).limit(MAX_VALUES)))
     step = select(func.min(column).label("value")).where(column > "").cte("steps", recursive=True)
     following = select(func.min(column)).where(column > step.c.value).scalar_subquery()
     step = step.union_all(select(following).where(step.c.value.is_not(None)))
@@ -20,7 +31,12 @@ def values_of(db: Session, column: InstrumentedAttribute[str]) -> list[str]:
     return list(db.scalars(found))
 
 
-def models_with(db: Session, text: str) -> list[str]:
-    """Models whose name holds this text, in whatever case."""
+def models_with(db: Session, text: str, namespaces: Iterable[str] | None) -> list[str]:
+    """Models whose name holds this text, in whatever case; also the one that is called so."""
     wanted = text.lower()
-    return [model for model in values_of(db, TreeRow.model) if wanted in model.lower()]
+    models = values_of(db, TreeRow.model, namespaces)
+    found = [model for model in models if wanted in model.lower()]
+    called = select(TreeRow.id).where(TreeRow.model == text).limit(1)
+    if text not in found and db.scalar(called) is not None:
+        found.append(text)
+    return found

@@ -48,8 +48,9 @@ def trees_page(
     done: Text = "",
 ) -> Response:
     """search: the beginning of a hash, or part of a model's name."""
+    within = visitor.caller.namespaces
     wanted = Filter(
-        namespaces=visitor.caller.namespaces,
+        namespaces=within,
         layout=layout,
         engine=engine,
         model=model,
@@ -61,7 +62,7 @@ def trees_page(
     text = search.strip()
     with context.database.read() as db:
         page = None
-        if text and not (found := models_with(db, text)):
+        if text and not (found := models_with(db, text, within)):
             wanted = replace(wanted, hash=text.lower())
         elif text:
             wanted = replace(wanted, models=tuple(found))
@@ -72,11 +73,11 @@ def trees_page(
         if page is None or not page.trees:
             page = list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
         choices = {
-            "layout": values_of(db, TreeRow.layout),
-            "engine": values_of(db, TreeRow.engine),
-            "model": values_of(db, TreeRow.model),
-            "platform": values_of(db, TreeRow.platform_id),
-            "publisher": values_of(db, TreeRow.publisher),
+            "layout": values_of(db, TreeRow.layout, within),
+            "engine": values_of(db, TreeRow.engine, within),
+            "model": values_of(db, TreeRow.model, within),
+            "platform": values_of(db, TreeRow.platform_id, within),
+            "publisher": values_of(db, TreeRow.publisher, within),
         }
     chosen = {
         "search": text,
