@@ -44,6 +44,12 @@ def list_quarantined(
 @options.layout
 @click.option("--part", default="", help="Only this part.")
 @click.option("--platform-id", default="", help="Only the tree of the platform of this id.")
+@click.option(
+    "--after",
+    metavar="GENERATION",
+    default=0,
+    help="Only later generations: the last of the earlier ones is served in their place.",
+)
 @options.as_json
 @options.access
 def add(
@@ -52,6 +58,7 @@ def add(
     layout: str | None,
     part: str,
     platform_id: str,
+    after: int,
     as_json: bool,
     url: str,
     token_file: str | None,
@@ -67,6 +74,7 @@ def add(
         part=part,
         platform=platform_id,
         namespace=namespace,
+        after=after,
     )
     done = options.index_at(url, token_file).quarantine(asked).parts
     if as_json:

@@ -32,6 +32,12 @@ class Part:
     quarantine: QuarantineRow | None
 
     @property
+    def has_earlier(self) -> bool:
+        """Whether there is one to serve in place of the one that is."""
+        usable = [row for row in self.generations if not row.withheld]
+        return self.quarantine is None and len(usable) > 1
+
+    @property
     def served(self) -> PartRow | None:
         return next((row for row in self.generations if row.newest), None)
 

@@ -301,8 +301,8 @@ class VerdictRow(Base):
 
 
 class QuarantineRow(Base):
-    """Generations of this part up to `generation` are not served, nor later ones of the same
-    content. Outlives the tree's own row."""
+    """Generations of this part from `first` to `generation` are not served, nor later ones of the
+    same content. Outlives the tree's own row."""
 
     __tablename__ = "quarantines"
 
@@ -315,6 +315,7 @@ class QuarantineRow(Base):
     content: Mapped[str]
     reason: Mapped[str]
     since: Mapped[int]
+    first: Mapped[int] = mapped_column(default=1, server_default="1")
 
 
 class RevokedKeyRow(Base):

@@ -54,9 +54,10 @@ def quarantine(
     reason: str,
     now: int,
     content: str = "",
+    first: int = 1,
 ) -> None:
-    """Generations up to this one, which hold the same `model`, and later ones that do. content: of
-    it, where the index does not know it any more."""
+    """Generations from `first` up to this one, and later ones of the same content. content: of it,
+    where the index does not know it any more."""
     row = quarantine_of(db, tree, part)
     if row is None:
         row = QuarantineRow(
@@ -67,18 +68,22 @@ def quarantine(
             part=part,
             generation=0,
             content=content,
+            first=first,
         )
         db.add(row)
+    row.first = min(row.first, first)
     if generation > row.generation:
         row.generation, row.reason, row.since = generation, reason, now
     stored = find_tree(db, tree)
     if stored is None:
         return
-    row.content = content or content_of_part(db, stored, part, generation) or row.content
+    if row.first == 1:  # else what is served may be of the same content
+        row.content = content or content_of_part(db, stored, part, generation) or row.content
     of_part = (PartRow.tree_id == stored.id, PartRow.part == part)
     db.execute(
         update(PartRow)
-        .where(*of_part, PartRow.generation <= row.generation, PartRow.withheld == "")
+        .where(*of_part, PartRow.generation.between(row.first, row.generation))
+        .where(PartRow.withheld == "")
         .values(withheld=QUARANTINED)
     )
     _forget_verdicts(db, stored, part)

@@ -305,7 +305,7 @@ def _why_withheld(db: Session, manifest: Manifest) -> str:
     if quarantine is None:
         return ""
     same = bool(quarantine.content) and content_or_all(statement.files) == quarantine.content
-    if same or statement.generation <= quarantine.generation:
+    if same or quarantine.first <= statement.generation <= quarantine.generation:
         return QUARANTINED
     return ""
 

@@ -16,7 +16,7 @@ from aotcache.protocol.names import (
 )
 
 from ..index.models import DeletionRow, QuarantineRow, RevokedKeyRow, TreeRow
-from .quarantine import encode_mark
+from .quarantine import Mark, encode_mark
 
 
 def marks_of(db: Session) -> Iterator[tuple[str, bytes]]:
@@ -26,8 +26,8 @@ def marks_of(db: Session) -> Iterator[tuple[str, bytes]]:
     for gone in db.scalars(select(DeletionRow)):
         yield deleted_key(_key(gone), gone.part, gone.generation), b""
     for row in db.scalars(select(QuarantineRow)):
-        said = encode_mark(row.reason, row.since, row.content)
-        yield quarantined_key(_key(row), row.part, row.generation), said
+        mark = Mark(reason=row.reason, since=row.since, content=row.content, first=row.first)
+        yield quarantined_key(_key(row), row.part, row.generation), encode_mark(mark)
     for key in db.scalars(select(RevokedKeyRow)):
         yield revoked_key(key.namespace, key.key), b""
 

@@ -7,12 +7,14 @@ same call again, completes it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 
 import msgspec
 from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
-from aotcache.errors import FormatError, NotFoundError, ObjectExistsError, StorageError
+from aotcache.errors import FormatError, NotFoundError, ObjectExistsError, StorageError, UsageError
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import TreeKey, quarantined_key, quarantined_prefix
 from aotcache.protocol.v1.outcomes import Outcome
@@ -29,17 +31,20 @@ from aotcache.storage.base import ObjectStore
 from ..index import history, verdicts, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, QuarantineRow, TreeRow
-from ..index.publishing import newest_parts, quarantine_of
+from ..index.publishing import deleted_up_to, newest_parts, quarantine_of
 from ..index.rows import tree_key
 from ..metrics import OUTCOMES, PULL_BYTES, PULL_SECONDS, QUARANTINES
 
 log = logging.getLogger(__name__)
 
 
-class _Mark(msgspec.Struct):
+class Mark(msgspec.Struct, kw_only=True):
+    """What a quarantine's mark in storage says."""
+
     reason: str
     since: int
     content: str = ""
+    first: int = 1
 
 
 def tell(
@@ -74,7 +79,7 @@ def tell(
     )
     mark = quarantined_key(key, outcome.part, generation)
     try:
-        store.put(mark, encode_mark(reason, now, content))
+        store.put(mark, encode_mark(Mark(reason=reason, since=now, content=content)))
     except ObjectExistsError:
         log.debug("%s is there already", mark)
     except StorageError as error:
@@ -95,6 +100,7 @@ def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined
         .where(TreeRow.layout == QuarantineRow.layout, TreeRow.hash == QuarantineRow.hash)
         .where(TreeRow.platform_id == QuarantineRow.platform_id)
         .where(PartRow.tree_id == TreeRow.id, PartRow.part == QuarantineRow.part, PartRow.newest)
+        .where(PartRow.generation > QuarantineRow.generation)
     )
     query = select(QuarantineRow).where(~replaced)
     query = query.order_by(QuarantineRow.since.desc()).limit(MAX_QUARANTINED)
@@ -105,32 +111,22 @@ def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined
 
 
 def put(database: Database, store: ObjectStore, asked: Quarantine, *, now: int) -> Quarantined:
-    """Quarantine by hand. Raises NotFoundError where nothing of it is served."""
-    query = select(TreeRow).where(
-        TreeRow.namespace == asked.namespace,
-        TreeRow.layout == asked.layout,
-        TreeRow.hash == asked.hash,
-    )
-    if asked.platform:
-        query = query.where(TreeRow.platform_id == asked.platform)
-    wanted = []
+    """Quarantine by hand. Raises NotFoundError where nothing of it is served, or nothing earlier is
+    there to serve in its place; UsageError where the part is quarantined in another way."""
     with database.read() as db:
-        for tree in db.scalars(query.order_by(TreeRow.id)):
-            for name, part in newest_parts(db, tree_key(tree)).items():
-                if asked.part in {"", name}:
-                    content = withheld.content_of_part(db, tree, name, part.generation)
-                    wanted.append((tree_key(tree), name, part.generation, content))
+        wanted = [*_wanted(db, asked)]
     if not wanted:
         raise NotFoundError(
             f"{asked.namespace}/{asked.layout}/{asked.hash[:12]} {asked.part} is not served: there "
             "is nothing to quarantine"
         )
+    first = asked.after + 1
     for key, name, generation, content in wanted:
+        mark = Mark(reason=asked.reason, since=now, content=content, first=first)
         with suppress(ObjectExistsError):  # from before
-            mark = encode_mark(asked.reason, now, content)
-            store.put(quarantined_key(key, name, generation), mark)
+            store.put(quarantined_key(key, name, generation), encode_mark(mark))
         with database.write() as db:
-            withheld.quarantine(db, key, name, generation, asked.reason, now, content)
+            withheld.quarantine(db, key, name, generation, asked.reason, now, content, first)
         log.warning("%s %s is quarantined: %s", key, name, asked.reason)
     return Quarantined(
         parts=tuple(
@@ -143,10 +139,52 @@ def put(database: Database, store: ObjectStore, asked: Quarantine, *, now: int) 
                 generation=generation,
                 reason=asked.reason,
                 since=now,
+                first=first,
             )
             for key, name, generation, _ in wanted
         )
     )
+
+
+def _wanted(db: Session, asked: Quarantine) -> Iterator[tuple[TreeKey, str, int, str]]:
+    """Tree, part, the generation that is served, and its content."""
+    query = select(TreeRow).where(
+        TreeRow.namespace == asked.namespace,
+        TreeRow.layout == asked.layout,
+        TreeRow.hash == asked.hash,
+    )
+    if asked.platform:
+        query = query.where(TreeRow.platform_id == asked.platform)
+    for tree in db.scalars(query.order_by(TreeRow.id)).all():
+        key = tree_key(tree)
+        for name, part in newest_parts(db, key).items():
+            if asked.part not in {"", name}:
+                continue
+            content = withheld.content_of_part(db, tree, name, part.generation)
+            if asked.after:
+                _require_earlier(db, tree, part, asked.after)
+                content = ""
+            yield key, name, part.generation, content
+
+
+def _require_earlier(db: Session, tree: TreeRow, part: PartRow, after: int) -> None:
+    key = tree_key(tree)
+    kept = select(PartRow.id).where(
+        PartRow.tree_id == tree.id,
+        PartRow.part == part.part,
+        PartRow.generation <= after,
+        PartRow.generation > deleted_up_to(db, key, part.part),
+        PartRow.withheld == "",
+    )
+    if part.generation <= after or db.scalar(kept.limit(1)) is None:
+        raise NotFoundError(
+            f"{key} {part.part}: generation {part.generation} is served, and there is no earlier "
+            f"one up to {after} to serve in its place"
+        )
+    if quarantine_of(db, key, part.part) is not None:
+        raise UsageError(
+            f"{key} {part.part} is quarantined already, or was set back: release it first"
+        )
 
 
 def release(database: Database, store: ObjectStore, asked: Release) -> Released:
@@ -185,17 +223,16 @@ def end(database: Database, store: ObjectStore, tree: TreeKey, part: str) -> Non
             withheld.release(db, row)
 
 
-def encode_mark(reason: str, since: int, content: str) -> bytes:
-    return msgspec.json.encode(_Mark(reason=reason, since=since, content=content))
+def encode_mark(mark: Mark) -> bytes:
+    return msgspec.json.encode(mark)
 
 
-def read_mark(store: ObjectStore, key: str) -> tuple[str, int, str]:
-    """What it says: the reason, since when, of which content. Raises ObjectMissingError."""
+def read_mark(store: ObjectStore, key: str) -> Mark:
+    """Raises ObjectMissingError."""
     try:
-        said = decode_json(store.get(key), _Mark)
+        return decode_json(store.get(key), Mark)
     except FormatError:
-        return "its mark in storage cannot be read", 0, ""
-    return said.reason, said.since, said.content
+        return Mark(reason="its mark in storage cannot be read", since=0)
 
 
 def _said(row: QuarantineRow) -> QuarantinedPart:
@@ -208,4 +245,5 @@ def _said(row: QuarantineRow) -> QuarantinedPart:
         generation=row.generation,
         reason=row.reason,
         since=row.since,
+        first=row.first,
     )

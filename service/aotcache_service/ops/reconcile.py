@@ -226,11 +226,20 @@ def _withhold(database: Database, store: ObjectStore, listing: Listing) -> None:
             withheld.revoke(db, namespace, key)
     for mark, name in listing.quarantined.items():
         try:
-            reason, since, content = read_mark(store, mark)
+            said = read_mark(store, mark)
         except ObjectMissingError:
             continue  # released since the listing
         with database.write() as db:
-            withheld.quarantine(db, name.tree, name.part, name.generation, reason, since, content)
+            withheld.quarantine(
+                db,
+                name.tree,
+                name.part,
+                name.generation,
+                said.reason,
+                said.since,
+                said.content,
+                said.first,
+            )
 
 
 def _mark(store: ObjectStore, marks: Mapping[str, bytes]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from aotcache.errors import UsageError
 from aotcache.protocol.names import (
     DEFAULT_NAMESPACE,
+    check_generation,
     check_hash,
     check_namespace,
     check_part,
@@ -24,7 +25,8 @@ MAX_REASON = 500  # characters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedPart:
-    """generation: the last one that is. since: Unix seconds. reason: what the nodes told."""
+    """first, generation: the first and last one that is. since: Unix seconds. reason: what the
+    nodes told, or an admin said."""
 
     namespace: str
     layout: str
@@ -34,6 +36,7 @@ class QuarantinedPart:
     generation: int
     reason: str
     since: int
+    first: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ class Quarantined:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantine:
     """What is served of the trees of a hash; empty part, platform: all of them. reason: for those
-    who miss."""
+    who miss. after: only generations after this one: the last that is left is served; 0: all."""
 
     layout: str
     hash: str
@@ -54,9 +57,12 @@ class Quarantine:
     part: str = ""
     platform: str = ""
     namespace: str = DEFAULT_NAMESPACE
+    after: int = 0
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.after:
+            check_generation(self.after)
         if not self.reason.strip() or len(self.reason) > MAX_REASON:
             raise UsageError(f"say in at most {MAX_REASON} characters why it is quarantined")
 

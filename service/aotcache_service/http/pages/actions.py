@@ -77,6 +77,7 @@ def _quarantine(context: Context, key: TreeKey, form: Mapping[str, str]) -> None
         part=form.get("part", ""),
         platform=key.platform,
         namespace=key.namespace,
+        after=_generation(form.get("after", "")),
     )
     quarantine.put(context.database, context.store, asked, now=now())
 
@@ -92,6 +93,13 @@ def _release(context: Context, key: TreeKey, form: Mapping[str, str]) -> None:
     quarantine.release(context.database, context.store, asked)
 
 
+def _generation(text: str) -> int:
+    """0 where none is named."""
+    if text and not (text.isascii() and text.isdecimal() and len(text) <= 8):
+        raise UsageError(f"{text[:20]!r} is no generation")
+    return int(text or "0")
+
+
 _ACTIONS = {
     "pin": Action(
         "Pin", "No collection and no deletion removes the tree until it is unpinned.", _pin
@@ -104,6 +112,14 @@ _ACTIONS = {
         _quarantine,
         dangerous=True,
         wants=("part", "reason"),
+    ),
+    "earlier": Action(
+        "Serve an earlier generation",
+        "Later generations are not served any more, until they are released. Nodes that have them "
+        "keep them; what only they hold is compiled by the others.",
+        _quarantine,
+        dangerous=True,
+        wants=("part", "reason", "after"),
     ),
     "release": Action(
         "Release",

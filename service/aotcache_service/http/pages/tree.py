@@ -39,7 +39,6 @@ _DONE = {
     "quarantine": "It is quarantined now: nodes compile instead of loading it.",
     "release": "It is served again.",
     "earlier": "The earlier generation is served now.",
-    "latest": "The latest generation is served again.",
 }
 
 

@@ -38,6 +38,7 @@ def upgrade() -> None:
     op.add_column("packs", sa.Column("loose", INT, nullable=False, server_default="1"))
     op.create_index(op.f("ix_packs_loose_id"), "packs", ["loose", "id"])
     op.create_index(op.f("ix_packs_state_condemned"), "packs", ["state", "condemned"])
+    op.add_column("quarantines", sa.Column("first", INT, nullable=False, server_default="1"))
     op.add_column("sessions", sa.Column("opened", INT, nullable=False, server_default="0"))
     op.create_table(
         "jobs",
