@@ -17,11 +17,13 @@ from aotcache.protocol.names import (
 )
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.storage import ObjectStore
+from aotcache_service.index import history
 from aotcache_service.index.database import Database
 from aotcache_service.index.models import OutcomeRow
 from aotcache_service.index.totals import Totals
 from aotcache_service.index.usage import UsageCounter
 from aotcache_service.index.write import count_outcome
+from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
 from support.indexed import NOW, counted, page, publish
 from support.stored import (
@@ -157,7 +159,7 @@ def test_totals_are_of_what_is_served(database: Database, store: ObjectStore) ->
     assert (found.packs, found.pack_bytes) == ({"live": 3}, {"live": 17})
     assert found.outcomes == {"loaded": 3, "crashed": 1}
     assert (found.pull_seconds, found.pull_bytes) == (7.0, 4000)
-    assert found.saved_seconds == 2 * 60 - 5 + 100 - 1
+    assert found.saved_seconds == 2 * 60 - 5 + 100 - 1 - 1
     (model,) = found.models
     assert (model.model, model.trees, model.stored_bytes) == (RECIPE.model, 1, 13)
     everything = Totals(database).of(None)
@@ -171,3 +173,27 @@ def test_totals_are_counted_once_a_minute(database: Database, store: ObjectStore
     publish(database, store)
     assert totals.of(None).trees == 0
     assert totals.of(frozenset(("default",))).trees == 1
+
+
+def test_ranks_that_compile_side_by_side_save_their_share(
+    database: Database, store: ObjectStore
+) -> None:
+    """Four ranks load what took a minute: a minute is saved, not four."""
+    parts = tuple(f"rank_{rank}_0-d{rank}" for rank in range(4))
+    for part in ("shared", *parts):
+        about = {"part": part, "compile_seconds": 60.0, "expected_parts": ("shared", *parts)}
+        publish(database, store, part.encode(), **about)
+    for part in parts:
+        told = Outcome(
+            layout=VLLM_AOT,
+            hash=HASH,
+            platform=PLATFORM.id,
+            part=part,
+            generation=1,
+            outcome="loaded",
+            seconds=2.0,
+        )
+        quarantine.tell(database, store, told, token="", nodes=3, now=NOW)
+    assert Totals(database).of(None).saved_seconds == 58
+    with database.read() as db:
+        assert history.read(db, None, 0)["saved_seconds"] == {NOW - NOW % 3600: 58}

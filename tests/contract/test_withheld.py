@@ -13,15 +13,16 @@ from aotcache.errors import (
     NotFoundError,
     StorageUnavailableError,
     TrustError,
+    UsageError,
 )
 from aotcache.protocol.manifest import encode_manifest, encode_statement
-from aotcache.protocol.names import VLLM_AOT, pack_key, parse_manifest_key
+from aotcache.protocol.names import VLLM_AOT, pack_key, parse_manifest_key, quarantined_key
 from aotcache.protocol.sections import Signature
 from aotcache.protocol.v1.keys import RevokeKey
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.protocol.v1.outcomes import OTHER_SOURCE, Outcome
-from aotcache.protocol.v1.quarantine import Release
-from aotcache.storage import ObjectStore
+from aotcache.protocol.v1.quarantine import Quarantine, Release
+from aotcache.storage import DirectStore, ObjectStore
 from aotcache_service.auth import READ
 from aotcache_service.index import lookup as lookups
 from aotcache_service.index import tokens
@@ -32,7 +33,7 @@ from aotcache_service.index.write import hide_generations
 from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.revoke import revoke_key
-from support.indexed import NOW, TREE, begin, finish, publish, rebuild
+from support.indexed import NOW, TREE, begin, finish, hit, publish, rebuild
 from support.stored import HASH, PLATFORM, RANK, key_of, make_manifest, put_part
 
 NODES = 3
@@ -432,3 +433,42 @@ def test_what_is_revoked_while_it_is_quarantined_is_not_released(
     found = look_up(database, RANK)
     assert isinstance(found, Miss)
     assert found.reason == "unknown_hash"
+
+
+def test_later_generations_are_set_aside_until_they_are_released(
+    database: Database, store: DirectStore, new_database: Callable[[], Database]
+) -> None:
+    for generation, content in ((1, b"first"), (2, b"second"), (3, b"third")):
+        publish(database, store, content, generation=generation)
+    asked = Quarantine(layout=VLLM_AOT, hash=HASH, reason="slower", after=1)
+    (part,) = quarantine.put(database, store, asked, now=NOW).parts
+    assert (part.first, part.generation) == (2, 3)
+    with pytest.raises(NotFoundError, match="no earlier"):
+        quarantine.put(database, store, asked, now=NOW)
+    # So it is in an index that was lost, and the list says so.
+    other = new_database()
+    rebuild(other, store)
+    for index in (database, other):
+        assert hit(index).parts[0].generation == 1
+        assert quarantine.listed(index, None).parts == (part,)
+    # Whatever comes next is served, and has the next number.
+    publish(database, store, b"fourth", generation=4)
+    assert hit(database).parts[0].generation == 4
+    assert quarantine.listed(database, None).parts == ()
+    quarantine.release(other, store, Release(layout=VLLM_AOT, hash=HASH))
+    rebuild(other, store)
+    assert hit(other).parts[0].generation == 4
+
+
+def test_a_mark_that_a_database_cannot_hold_does_not_stop_a_rebuild(
+    database: Database, store: DirectStore
+) -> None:
+    publish(database, store)
+    mark = b'{"reason":"a\\u0000b","since":5}'
+    store.put(quarantined_key(TREE, "shared", 1), mark)
+    rebuild(database, store)
+    (part,) = quarantine.listed(database, None).parts
+    assert part.reason == "a b"
+    for reason in ("a\0b", "two\nlines", " ", "x" * 501):
+        with pytest.raises(UsageError, match="one line"):
+            Quarantine(layout=VLLM_AOT, hash=HASH, reason=reason)

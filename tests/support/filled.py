@@ -133,6 +133,7 @@ def _quarantine(number: int) -> Row:
         "content": "",
         "reason": "n1: crashed",
         "since": FIRST_DAY,
+        "first": 1,
     }
 
 
@@ -255,6 +256,7 @@ def _outcome(number: int) -> Row:
         "count": 1 + number % 9,
         "pull_seconds": 1.5,
         "pulled_bytes": _bytes(number),
+        "saved_seconds": 100.0,
         "reason": "",
         "node": f"node-{number % 500}",
         "last": _created(number),

@@ -64,9 +64,8 @@ def refuse_older(site: Site, state: TreeState, manifests: Sequence[Manifest]) ->
                 raise TrustError(
                     f"{said.tree}: generation {said.generation} of {said.part} is offered, and "
                     f"this node has seen {seen.generation}: nothing was installed. If somebody set "
-                    "it back on purpose (`aotcache quarantine add --after`, a revoked key, a backup), "
-                    f"delete "
-                    f"{state.manifests}; else treat service and storage as hostile"
+                    "it back on purpose (`aotcache quarantine add --after`, a revoked key, a "
+                    f"backup), delete {state.manifests}; else treat service and storage as hostile"
                 )
 
 

@@ -16,6 +16,7 @@ from ..auth import Caller, no_token
 from ..index import tokens
 from .context import TOKEN, ContextDep
 from .limits import RateLimit
+from .local import require_local
 
 _header = APIKeyHeader(
     name="Authorization",
@@ -57,6 +58,8 @@ async def _caller(
     request: Request, context: ContextDep, authorization: AuthorizationDep = None
 ) -> Caller:
     found = await context.callers.ask(authorization or "")
+    if not found.token:
+        require_local(request)
     request.scope[TOKEN] = found.token
     return found
 

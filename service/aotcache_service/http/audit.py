@@ -1,8 +1,11 @@
-"""Notes what was changed by hand, in the index and in the log."""
+"""Notes what is changed by hand, in the index and in the log: before it is begun, and how it ended.
+What was cut off stays as begun."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -13,28 +16,48 @@ from .context import Context, now
 
 log = logging.getLogger(__name__)
 
+_LONGEST = 2000  # characters
 
-async def audit(
+
+@asynccontextmanager
+async def audited(
     context: Context,
     caller: Caller,
     action: str,
     what: str,
     namespace: str = "",
     way: str = index.API,
-) -> None:
-    """After it is done. namespace: empty for all."""
-    log.info("%s: %s (token %s, by %s)", action, what, caller.token or "none", way)
+) -> AsyncIterator[None]:
+    """Around it. namespace: empty for all."""
     row = AuditRow(
         at=now(),
         token=caller.token,
         way=way,
         namespace=namespace,
         action=action,
-        what=what[:2000],
+        what=what[:_LONGEST],
+        outcome=index.BEGUN,
     )
-    await run_in_threadpool(_note, context, row)
+    begun = await run_in_threadpool(_begin, context, row)
+    # As it is written in a program: nothing that somebody typed makes a line of its own.
+    log.info("%s %r (token %s, by %s)", action, what[:_LONGEST], caller.token or "none", way)
+    try:
+        yield
+    except Exception as error:
+        await run_in_threadpool(_end, context, begun, f"failed: {error}"[:_LONGEST])
+        raise
+    await run_in_threadpool(_end, context, begun, index.DONE)
 
 
-def _note(context: Context, row: AuditRow) -> None:
+def _begin(context: Context, row: AuditRow) -> int:
     with context.database.write() as db:
-        index.note(db, row)
+        return index.begin(db, row)
+
+
+def _end(context: Context, row: int, outcome: str) -> None:
+    try:
+        with context.database.write() as db:
+            index.end(db, row, outcome.replace("\0", " "))
+    except Exception as error:
+        # It is done, or has failed for its own reason: that is what is answered.
+        log.warning("how it ended is not noted: %s", error)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from .models import AuditRow
 
 API, PAGES = "api", "pages"
+BEGUN, DONE = "begun", "done"
 _KEPT = 400 * 24 * 3600
 
 
-def note(db: Session, row: AuditRow) -> None:
-    """Inside `Database.write`."""
+def begin(db: Session, row: AuditRow) -> int:
+    """Its id. Inside `Database.write`."""
     db.execute(delete(AuditRow).where(AuditRow.at < row.at - _KEPT))
     db.add(row)
+    db.flush()
+    return row.id
+
+
+def end(db: Session, row: int, outcome: str) -> None:
+    """Inside `Database.write`."""
+    db.execute(update(AuditRow).where(AuditRow.id == row).values(outcome=outcome))
 
 
 def listed(

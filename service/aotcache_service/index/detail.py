@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from aotcache.errors import NotFoundError
 from aotcache.protocol.names import TreeKey
-from aotcache.protocol.v1.outcomes import LOADED
 from aotcache.protocol.v1.trees import TreeSummary
 
 from .models import OutcomeRow, PartRow, QuarantineRow, RecipeRow, TreeRow, recipe_trees
@@ -44,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """saved_seconds: compile seconds of what was loaded, less those of all pulls. unlike: hashes of
+    """saved_seconds: of compiling, less those of all pulls. unlike: hashes of
     other trees of the same recipe, layout and platform, the last ones first."""
 
     key: TreeKey
@@ -81,17 +80,6 @@ def tree_detail(db: Session, key: TreeKey) -> Tree:
     for found in db.scalars(held):
         quarantines[found.part] = found
     every = [one for some in outcomes.values() for one in some]
-    seconds = {
-        (part.part, part.generation): part.compile_seconds or 0.0
-        for some in parts.values()
-        for part in some
-    }
-    pull_seconds = sum(one.pull_seconds for one in every)
-    loaded = sum(
-        one.count * seconds.get((one.part, one.generation), 0.0)
-        for one in every
-        if one.outcome == LOADED
-    )
     counts: dict[str, int] = defaultdict(int)
     for one in every:
         counts[one.outcome] += one.count
@@ -105,8 +93,8 @@ def tree_detail(db: Session, key: TreeKey) -> Tree:
         notes=row.notes,
         pulls=sum(one.count for one in every),
         pulled_bytes=sum(one.pulled_bytes for one in every),
-        pull_seconds=pull_seconds,
-        saved_seconds=loaded - pull_seconds,
+        pull_seconds=sum(one.pull_seconds for one in every),
+        saved_seconds=sum(one.saved_seconds for one in every),
         unlike=_unlike(db, row),
     )
 

@@ -2,7 +2,7 @@
 
 hit, miss.{reason}        lookups by hash and by recipe
 outcome.{outcome}         what engines did with pulled parts
-saved_seconds             compile seconds of what was loaded, less those of its pull
+saved_seconds             of compiling, less those of the pulls
 pulled_bytes, published_bytes
 stored_bytes              of all packs, once an hour
 """
@@ -17,10 +17,10 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from aotcache.protocol.v1.outcomes import LOADED, Outcome
+from aotcache.protocol.v1.outcomes import Outcome
 
 from .database import Database
-from .models import HistoryRow, PackRow, PartRow, TreeRow
+from .models import HistoryRow, PackRow
 
 HOUR = 3600
 HIT, MISS, OUTCOME = "hit", "miss.", "outcome."
@@ -57,28 +57,25 @@ def add(db: Session, amounts: Mapping[Place, float], *, instead: bool = False) -
     db.execute(statement, rows)
 
 
-def add_outcome(db: Session, tree: TreeRow, said: Outcome, now: int) -> None:
-    """Inside `Database.write`."""
-    amounts = {OUTCOME + said.outcome: 1.0, PULLED: float(said.bytes)}
-    if said.outcome == LOADED:
-        part = select(PartRow.compile_seconds).where(
-            PartRow.tree_id == tree.id,
-            PartRow.part == said.part,
-            PartRow.generation == said.generation,
-        )
-        amounts[SAVED] = (db.scalar(part) or 0.0) - said.seconds
+def add_outcome(db: Session, said: Outcome, saved: float, now: int) -> None:
+    """Inside `Database.write`. saved: seconds."""
+    amounts = {OUTCOME + said.outcome: 1.0, PULLED: float(said.bytes), SAVED: saved}
     add(db, {place(said.namespace, what, now): value for what, value in amounts.items() if value})
 
 
 def sample(database: Database, now: int) -> None:
     """What is stored this hour. Forgets what is too old."""
     hour = now - now % HOUR
-    query = select(PackRow.namespace, func.sum(PackRow.size)).group_by(PackRow.namespace)
+    query = select(PackRow.namespace, func.sum(PackRow.size).label("size"))
+    query = query.group_by(PackRow.namespace)
+    before = select(HistoryRow.namespace).where(HistoryRow.what == STORED).distinct()
     with database.read() as db:
-        sizes = db.execute(query).all()
+        # Where nothing is left, too.
+        sizes = dict.fromkeys(db.scalars(before), 0)
+        sizes |= {row.namespace: row.size for row in db.execute(query)}
     with database.write() as db:
         db.execute(delete(HistoryRow).where(HistoryRow.hour < now - _KEPT))
-        add(db, {(name, hour, STORED): float(size) for name, size in sizes}, instead=True)
+        add(db, {(name, hour, STORED): float(size) for name, size in sizes.items()}, instead=True)
 
 
 def read(db: Session, namespaces: Iterable[str] | None, since: int) -> dict[str, dict[int, float]]:

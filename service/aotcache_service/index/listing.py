@@ -42,8 +42,10 @@ class Filter:
     pinned: bool = False
     quarantined: bool = False
 
-    def conditions(self, *, hidden: bool = False) -> list[ColumnElement[bool]]:
-        """hidden: those that are not served too."""
+    def conditions(
+        self, *, hidden: bool = False, walked: bool = False
+    ) -> list[ColumnElement[bool]]:
+        """hidden: those that are not served too. walked: not by the indexes of these values."""
         # All of a tree that is quarantined may be.
         hidden = hidden or self.quarantined
         found: list[ColumnElement[bool]] = [] if hidden else [TreeRow.hidden.is_(False)]
@@ -55,7 +57,7 @@ class Filter:
             (TreeRow.publisher, self.publisher),
         ):
             if value:
-                found.append(column == value)
+                found.append((column + "" if walked else column) == value)
         for flag, on in ((TreeRow.pinned, self.pinned), (TreeRow.quarantined, self.quarantined)):
             if on:
                 found.append(flag.expression)
@@ -85,7 +87,9 @@ def list_trees(
         raise UsageError(f"limit is 1 to {MAX_LIMIT}, not {limit}")
     column = getattr(TreeRow, sort)
     query = select(TreeRow, RecipeRow).outerjoin(RecipeRow, RecipeRow.id == TreeRow.recipe_id)
-    query = query.where(*wanted.conditions())
+    # SQLite would sort all that have a value, PostgreSQL sees whether these are many.
+    walked = sort != "created" and db.get_bind().dialect.name == "sqlite"
+    query = query.where(*wanted.conditions(walked=walked))
     if cursor:
         after = tuple_(*_decode_cursor(cursor, sort, order))
         place = tuple_(column, TreeRow.id)
@@ -158,6 +162,7 @@ def _decode_cursor(cursor: str, sort: str, order: str) -> tuple[int | str, int]:
     try:
         text = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
         cursor_sort, cursor_order, value, row = json.loads(text)
+        str(value).encode()  # surrogates are in no database
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError("the cursor is not one that a page ended with") from error
     kind = str if sort == "hash" else int

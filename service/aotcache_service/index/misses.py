@@ -54,7 +54,9 @@ def _make_room(db: Session, namespace: str, now: int) -> None:
         db.execute(delete(MissRow).where(same, MissRow.last <= before))
 
 
-def groups(db: Session, namespaces: Iterable[str] | None, now: int) -> Misses:
+def groups(
+    db: Session, namespaces: Iterable[str] | None, now: int, limit: int = MAX_GROUPS
+) -> Misses:
     """namespaces: None for all."""
     recent = [MissRow.last >= now - _KEPT]
     if namespaces is not None:
@@ -67,7 +69,7 @@ def groups(db: Session, namespaces: Iterable[str] | None, now: int) -> Misses:
         .where(*recent)
         .group_by(MissRow.reason, MissRow.cause)
         .order_by(nodes.desc(), func.max(MissRow.last).desc())
-        .limit(MAX_GROUPS)
+        .limit(limit)
     ).all()
     out = []
     for reason, cause, count, misses, at in found:

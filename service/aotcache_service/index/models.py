@@ -241,7 +241,8 @@ class SessionPackRow(Base):
 class OutcomeRow(Base):
     """How often a generation of a part had an outcome, and the last reason and node given.
 
-    pull_seconds, pulled_bytes: sums over the pulls of these outcomes.
+    pull_seconds, pulled_bytes: sums over the pulls of these outcomes. saved_seconds: of compiling,
+    less those of the pulls; the ranks of a start compile side by side, and each has its share.
     """
 
     __tablename__ = "outcomes"
@@ -255,6 +256,7 @@ class OutcomeRow(Base):
     count: Mapped[int]
     pull_seconds: Mapped[float]
     pulled_bytes: Mapped[int]
+    saved_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
     reason: Mapped[str]
     node: Mapped[str]
     last: Mapped[int]
@@ -387,7 +389,7 @@ class HistoryRow(Base):
 
 class AuditRow(Base):
     """What somebody changed by hand. token: its id, empty where none is asked for. way: `api` or
-    `pages`. namespace: empty for all."""
+    `pages`. namespace: empty for all. outcome: `begun`, `done`, or how it failed."""
 
     __tablename__ = "audit"
 
@@ -398,6 +400,7 @@ class AuditRow(Base):
     namespace: Mapped[str]
     action: Mapped[str]
     what: Mapped[str]
+    outcome: Mapped[str]
 
     __table_args__ = (Index(None, "namespace", "id"),)
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from aotcache.protocol.v1.outcomes import LOADED
 from aotcache.protocol.v1.stats import MAX_MODELS, ModelStats, Stats
 
 from .database import Database
 from .drift import drift
 from .models import JobRow, OutcomeRow, PackRow, PartRow, QuarantineRow, TreeRow
+from .withheld import replaced
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
         ).where(*served)
     ).one()
     parts = select(func.count()).select_from(PartRow).join(TreeRow, TreeRow.id == PartRow.tree_id)
-    quarantined = select(func.count()).select_from(QuarantineRow)
+    quarantined = select(func.count()).select_from(QuarantineRow).where(~replaced())
     packs = db.execute(
         select(PackRow.state, func.count(), func.sum(PackRow.size))
         .where(within(PackRow.namespace))
@@ -88,6 +88,7 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
             func.sum(OutcomeRow.count),
             func.sum(OutcomeRow.pull_seconds),
             func.sum(OutcomeRow.pulled_bytes),
+            func.sum(OutcomeRow.saved_seconds),
         )
         .join(TreeRow, TreeRow.id == OutcomeRow.tree_id)
         .where(within(TreeRow.namespace))
@@ -101,31 +102,14 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
         packs={state: int(number) for state, number, _ in packs},
         pack_bytes={state: int(size) for state, _, size in packs},
         lookups=int(lookups),
-        outcomes={name: int(number) for name, number, _, _ in outcomes},
-        pull_seconds=sum(float(seconds) for _, _, seconds, _ in outcomes),
-        pull_bytes=sum(int(size) for _, _, _, size in outcomes),
-        saved_seconds=_saved(db, within(TreeRow.namespace)),
+        outcomes={name: int(number) for name, number, *_ in outcomes},
+        pull_seconds=sum(float(seconds) for _, _, seconds, *_ in outcomes),
+        pull_bytes=sum(int(size) for _, _, _, size, _ in outcomes),
+        saved_seconds=sum(float(saved) for *_, saved in outcomes),
         finished={row.name: row.finished for row in db.scalars(select(JobRow))},
         models=_models(db, served),
         drift=drift(db, served),
     )
-
-
-def _saved(db: Session, within: ColumnElement[bool]) -> float:
-    saved = OutcomeRow.count * PartRow.compile_seconds - OutcomeRow.pull_seconds
-    of_part = (
-        PartRow.tree_id == OutcomeRow.tree_id,
-        PartRow.part == OutcomeRow.part,
-        PartRow.generation == OutcomeRow.generation,
-    )
-    query = (
-        select(func.sum(saved))
-        .select_from(OutcomeRow)
-        .join(PartRow, (of_part[0]) & (of_part[1]) & (of_part[2]))
-        .join(TreeRow, TreeRow.id == OutcomeRow.tree_id)
-    )
-    known = PartRow.compile_seconds.is_not(None)
-    return float(db.scalar(query.where(OutcomeRow.outcome == LOADED, known, within)) or 0.0)
 
 
 def _models(db: Session, served: Iterable[ColumnElement[bool]]) -> tuple[ModelStats, ...]:

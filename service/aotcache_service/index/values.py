@@ -36,7 +36,7 @@ def models_with(db: Session, text: str, namespaces: Iterable[str] | None) -> lis
     wanted = text.lower()
     models = values_of(db, TreeRow.model, namespaces)
     found = [model for model in models if wanted in model.lower()]
-    called = select(TreeRow.id).where(TreeRow.model == text).limit(1)
-    if text not in found and db.scalar(called) is not None:
-        found.append(text)
+    if namespaces is not None and text not in found:
+        called = (TreeRow.model == text, TreeRow.namespace.in_(sorted(namespaces)))
+        found += db.scalars(select(TreeRow.model).where(*called).limit(1)).all()
     return found

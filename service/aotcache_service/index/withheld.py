@@ -6,7 +6,7 @@ manifest, which later ones may be written against.
 
 from __future__ import annotations
 
-from sqlalchemy import Text, cast, delete, select, update
+from sqlalchemy import ColumnElement, Text, cast, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.names import TreeKey
@@ -105,6 +105,18 @@ def release(db: Session, row: QuarantineRow) -> None:
         _forget_verdicts(db, stored, row.part)
         settle_tree(db, stored)
     db.delete(row)
+
+
+def replaced() -> ColumnElement[bool]:
+    """Of a QuarantineRow: whether a later generation is served."""
+    return (
+        exists()
+        .where(TreeRow.namespace == QuarantineRow.namespace)
+        .where(TreeRow.layout == QuarantineRow.layout, TreeRow.hash == QuarantineRow.hash)
+        .where(TreeRow.platform_id == QuarantineRow.platform_id)
+        .where(PartRow.tree_id == TreeRow.id, PartRow.part == QuarantineRow.part, PartRow.newest)
+        .where(PartRow.generation > QuarantineRow.generation)
+    )
 
 
 def content_of_part(db: Session, tree: TreeRow, part: str, generation: int) -> str:

@@ -25,7 +25,7 @@ from ..index import garbage, retention
 from ..index.database import Database
 from .delete import delete_trees
 from .listing import Listing, list_storage
-from .reading import read_manifest
+from .reading import read_manifest, stored_size
 from .reconcile import reconcile
 from .repack import SMALL, repack
 
@@ -118,8 +118,11 @@ def _uncommitted(
             namespace = listing.manifests[key].tree.namespace
             try:
                 places = read_manifest(store, key).locations.packs
-            except ObjectMissingError:
-                continue  # deleted since, or written against what is
+            except ObjectMissingError as error:
+                if stored_size(store, key) is None:
+                    continue  # deleted since
+                log.warning("%s cannot be read: %s", key, error)
+                unreadable[namespace] = key  # what it is written against may come back
             except FormatError as error:
                 log.warning("%s cannot be read: %s", key, error)
                 unreadable[namespace] = key

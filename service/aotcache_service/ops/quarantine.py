@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import msgspec
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from aotcache.errors import FormatError, NotFoundError, ObjectExistsError, StorageError, UsageError
@@ -59,8 +59,8 @@ def tell(
     """Count an outcome; quarantine its part where that is enough (`verdicts.hear`). Raises
     NotFoundError and UsageError as `write.count_outcome` does."""
     with database.write() as db:
-        tree = write.count_outcome(db, outcome, now)
-        history.add_outcome(db, tree, outcome, now)
+        tree, saved = write.count_outcome(db, outcome, now)
+        history.add_outcome(db, outcome, saved, now)
         verdict = verdicts.hear(db, tree, outcome, token, nodes, now)
         content = (
             "" if verdict is None else withheld.content_of_part(db, tree, outcome.part, verdict[0])
@@ -93,16 +93,7 @@ def tell(
 
 
 def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined:
-    # Not those that another generation has taken the place of.
-    replaced = (
-        exists()
-        .where(TreeRow.namespace == QuarantineRow.namespace)
-        .where(TreeRow.layout == QuarantineRow.layout, TreeRow.hash == QuarantineRow.hash)
-        .where(TreeRow.platform_id == QuarantineRow.platform_id)
-        .where(PartRow.tree_id == TreeRow.id, PartRow.part == QuarantineRow.part, PartRow.newest)
-        .where(PartRow.generation > QuarantineRow.generation)
-    )
-    query = select(QuarantineRow).where(~replaced)
+    query = select(QuarantineRow).where(~withheld.replaced())
     query = query.order_by(QuarantineRow.since.desc()).limit(MAX_QUARANTINED)
     if namespaces is not None:
         query = query.where(QuarantineRow.namespace.in_(sorted(namespaces)))
@@ -230,9 +221,13 @@ def encode_mark(mark: Mark) -> bytes:
 def read_mark(store: ObjectStore, key: str) -> Mark:
     """Raises ObjectMissingError."""
     try:
-        return decode_json(store.get(key), Mark)
+        found = decode_json(store.get(key), Mark)
     except FormatError:
         return Mark(reason="its mark in storage cannot be read", since=0)
+    # PostgreSQL holds no NUL, and who may write to storage may have put one.
+    found.reason = "".join(c if c.isprintable() else " " for c in found.reason)
+    found.content = found.content if found.content.isprintable() else ""
+    return found
 
 
 def _said(row: QuarantineRow) -> QuarantinedPart:

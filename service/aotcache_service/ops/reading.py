@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 
 from aotcache.errors import InvalidNameError, ManifestError, ObjectMissingError
@@ -15,6 +14,7 @@ from aotcache.protocol.names import (
     parse_manifest_key,
     sibling_key,
 )
+from aotcache.protocol.record import MAX_SECONDS
 from aotcache.storage.base import ObjectStore
 
 _MAX_TIME = 1 << 40
@@ -42,7 +42,9 @@ def check_manifest(store: ObjectStore, key: str, data: bytes) -> Manifest:
     if manifest_key(statement.tree, statement.part, statement.generation) != key:
         raise ManifestError(f"{key}: the statement is about another tree, part or generation")
     seconds = statement.compile_seconds
-    if not 0 <= statement.created < _MAX_TIME or not (seconds is None or math.isfinite(seconds)):
+    # NaN is in no range.
+    possible = seconds is None or 0 <= seconds <= MAX_SECONDS
+    if not 0 <= statement.created < _MAX_TIME or not possible:
         raise ManifestError(f"{key}: a time that cannot be")
     if sum(entry.size for entry in statement.files) > _MAX_RAW:
         raise ManifestError(f"{key}: more than {_MAX_RAW >> 40} TiB of files")

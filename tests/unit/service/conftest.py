@@ -21,7 +21,8 @@ def settings(tmp_path: Path) -> ServiceSettings:
 @pytest.fixture
 def client(settings: ServiceSettings) -> Iterator[TestClient]:
     app = create_app(settings)
-    with TestClient(app, raise_server_exceptions=False) as opened:
+    address = "http://127.0.0.1:8750"
+    with TestClient(app, address, raise_server_exceptions=False) as opened:
         yield opened
 
 

@@ -63,8 +63,11 @@ class Quarantine:
         _check(self)
         if self.after:
             check_generation(self.after)
-        if not self.reason.strip() or len(self.reason) > MAX_REASON:
-            raise UsageError(f"say in at most {MAX_REASON} characters why it is quarantined")
+        said = self.reason.strip()
+        if not said or len(said) > MAX_REASON or not said.isprintable():
+            raise UsageError(
+                f"say in one line of at most {MAX_REASON} characters why it is quarantined"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from ...index.listing import Filter
 from ...ops import quarantine
 from ...ops.delete import delete_trees
 from ...ops.pin import pin, unpin
-from ..audit import audit
+from ..audit import audited
 from ..context import Context, ContextDep, now
 from .render import render
 from .route import page_router
@@ -171,15 +171,9 @@ async def do(
     wanted = _action(action)
     if unknown := form.keys() - set(wanted.wants):
         raise UsageError(f"this form has no {', '.join(sorted(unknown))[:200]}")
-    await context.in_storage(wanted.do, context, key, form)
     said = ", ".join(f"{name} {value}" for name, value in sorted(form.items()) if value)
-    await audit(
-        context,
-        visitor.caller,
-        action,
-        f"{key.namespace}/{key.path} {said}".strip(),
-        key.namespace,
-        PAGES,
-    )
+    what = f"{key.namespace}/{key.path} {said}".strip()
+    async with audited(context, visitor.caller, action, what, key.namespace, PAGES):
+        await context.in_storage(wanted.do, context, key, form)
     to = "/trees" if wanted.do is _delete else address(key)
     return RedirectResponse(f"{to}?done={action}", 303)

@@ -33,7 +33,7 @@ def overview_page(
     at = now()
     with context.database.read() as db:
         told = history.read(db, visitor.caller.namespaces, chosen.starts(at)[0])
-        groups = misses.groups(db, visitor.caller.namespaces, at).groups
+        groups = misses.groups(db, visitor.caller.namespaces, at, limit=5).groups
     stats = context.totals.of(visitor.caller.namespaces, wait=False)
     charts = _charts(told, chosen, at)
     hits = sum(told.get(history.HIT, {}).values())
@@ -52,7 +52,7 @@ def overview_page(
         hits=hits,
         lookups=hits + missed,
         saved=sum(told.get(history.SAVED, {}).values()),
-        groups=groups[:5],
+        groups=groups,
     )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 
-from aotcache.errors import AotcacheError, UnauthenticatedError
+from aotcache.errors import UnauthenticatedError
 
 from ..errors import said_of, status_of
 from .render import render
+
+log = logging.getLogger(__name__)
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -30,12 +32,13 @@ class PageRoute(APIRoute):
             except UnauthenticatedError:
                 asked = request.url.path if request.method == "GET" else "/"
                 return RedirectResponse(f"/sign-in?to={quote(asked)}", 303)
-            except (AotcacheError, RequestValidationError, SQLAlchemyError) as error:
-                _, message = said_of(error)
-                status = status_of(error)
-                if status == 500:
-                    raise
-                return render(request, "error.html", None, status, number=status, message=message)
+            except HTTPException as error:
+                status, message = error.status_code, str(error.detail)
+            except Exception as error:
+                status, message = status_of(error), said_of(error)[1]
+                if status >= 500:
+                    log.warning("%s failed: %s", request.url.path, error, exc_info=status == 500)
+            return render(request, "error.html", None, status, number=status, message=message)
 
         return answer
 

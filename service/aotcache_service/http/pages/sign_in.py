@@ -13,7 +13,7 @@ from aotcache.errors import AotcacheError, ForbiddenError
 from ...auth import ADMIN
 from ...index import sign_ins
 from ...index.audit import PAGES
-from ..audit import audit
+from ..audit import audited
 from ..context import Context, ContextDep, now
 from .render import render
 from .route import page_router
@@ -44,8 +44,8 @@ async def sign_in(request: Request, context: ContextDep, to: To = "/") -> Respon
             request, "sign_in.html", None, 403, to=_own(to), problem=str(error).partition(". ")[0]
         )
     visitor = new_visitor(request, caller)
-    await run_in_threadpool(_remember, context, visitor)
-    await audit(context, caller, "sign in", "", way=PAGES)
+    async with audited(context, caller, "sign in", "", way=PAGES):
+        await run_in_threadpool(_remember, context, visitor)
     answer = RedirectResponse(_own(to), 303)
     visitor.remember(answer)
     return answer

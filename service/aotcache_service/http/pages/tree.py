@@ -32,6 +32,8 @@ router = page_router()
 PATH = "/trees/{namespace}/{layout}/{hash}/{platform}"
 
 _MAX_PARTS = 64  # whose manifests one page reads
+_MAX_KINDS = 100
+_NAMED = {"model", "agraph"}  # files that vLLM and Inductor name so
 # Said when an action is done: what an address holds is never shown.
 _DONE = {
     "pin": "It is pinned now.",
@@ -110,12 +112,12 @@ def _kinds(database: Database, store: ObjectStore, key: TreeKey) -> dict[str, An
     for manifest in _manifests(store, tree):
         for entry in manifest.statement.files:
             path = PurePosixPath(entry.path)
-            name = path.suffix or path.name
+            name = path.suffix or (path.name if path.name in _NAMED else "no suffix")
             every.add(entry.size, entry.digest)
             kinds.setdefault(name, Kind(name)).add(entry.size, entry.digest)
     by_size = sorted(kinds.values(), key=lambda kind: (-kind.raw, kind.name))
     served = sum(part.served is not None for part in tree.parts)
-    return {"every": every, "kinds": by_size, "left_out": max(0, served - _MAX_PARTS)}
+    return {"every": every, "kinds": by_size[:_MAX_KINDS], "left_out": max(0, served - _MAX_PARTS)}
 
 
 def _manifests(store: ObjectStore, tree: Tree) -> Iterable[Manifest]:

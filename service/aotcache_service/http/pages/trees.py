@@ -63,7 +63,7 @@ def trees_page(
     with context.database.read() as db:
         page = None
         if text and not (found := models_with(db, text, within)):
-            wanted = replace(wanted, hash=text.lower())
+            wanted = replace(wanted, hash=text.lower() if _HASH.fullmatch(text.lower()) else text)
         elif text:
             wanted = replace(wanted, models=tuple(found))
             if _HASH.fullmatch(text.lower()):

@@ -12,9 +12,8 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Annotated
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -24,6 +23,7 @@ from aotcache.errors import ForbiddenError, UnauthenticatedError, UsageError
 from ...auth import Caller
 from ...index import sign_ins
 from ..context import TOKEN, Context, ContextDep, now
+from ..local import require_local, require_same_site
 
 LIFETIME = 12 * 3600  # seconds that somebody stays signed in
 _COOKIE = "aotcache_session"
@@ -61,7 +61,14 @@ class Visitor:
 
 
 def new_visitor(request: Request, caller: Caller) -> Visitor:
-    return Visitor(caller, secrets.token_urlsafe(32), request.url.scheme == "https")
+    return Visitor(caller, secrets.token_urlsafe(32), _over_tls(request))
+
+
+def _over_tls(request: Request) -> bool:
+    """Also where something before this service ends it; who claims so has a stricter cookie."""
+    forwarded = request.headers.get("x-forwarded-proto", "")
+    origin = request.headers.get("origin", "")
+    return request.url.scheme == "https" or forwarded == "https" or origin.startswith("https:")
 
 
 async def is_open(context: Context) -> bool:
@@ -76,14 +83,14 @@ async def is_open(context: Context) -> bool:
 async def _visitor(request: Request, context: ContextDep) -> Visitor:
     cookie = request.cookies.get(_COOKIE, "")
     if await is_open(context):
-        _require_local(request)
+        require_local(request)
         new = new_visitor(request, Caller())
         return Visitor(new.caller, cookie or new.cookie, new.secure)
     found = await run_in_threadpool(_signed_in, context, cookie) if cookie else None
     if found is None:
         raise UnauthenticatedError("sign in with an admin token")
     request.scope[TOKEN] = found.token
-    return Visitor(found, cookie, request.url.scheme == "https")
+    return Visitor(found, cookie, _over_tls(request))
 
 
 def _signed_in(context: Context, cookie: str) -> Caller | None:
@@ -91,27 +98,12 @@ def _signed_in(context: Context, cookie: str) -> Caller | None:
         return sign_ins.signed_in(db, cookie, now())
 
 
-def _require_local(request: Request) -> None:
-    """Without tokens this service listens on loopback only; a name that leads there may be any
-    website's, which would then be let in as a page of this service."""
-    host = request.url.hostname or ""
-    try:
-        local = ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost" or host.endswith(".localhost")
-    if not local:
-        raise ForbiddenError(
-            f"{host[:200]} is no name of this machine: open http://127.0.0.1, or make a token for "
-            "the service (`aotcache token create`)"
-        )
-
-
 VisitorDep = Annotated[Visitor, Depends(_visitor)]
 
 
 async def read_form(request: Request) -> dict[str, str]:
     """Of a page of this service. Raises ForbiddenError for one of another website's; UsageError."""
-    _require_same_site(request)
+    require_same_site(request)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise UsageError("a form is sent as its page sends it")
     body = await request.body()
@@ -121,13 +113,6 @@ async def read_form(request: Request) -> dict[str, str]:
         return dict(parse_qsl(body.decode(), strict_parsing=bool(body), max_num_fields=100))
     except ValueError as error:
         raise UsageError(f"the form cannot be read: {error}") from error
-
-
-def _require_same_site(request: Request) -> None:
-    origin = request.headers.get("origin", "")
-    same = not origin or urlsplit(origin).netloc == request.headers.get("host", "")
-    if not same or request.headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
-        raise ForbiddenError("the form comes from another website: nothing was done")
 
 
 async def _form(request: Request, visitor: VisitorDep) -> Mapping[str, str]:

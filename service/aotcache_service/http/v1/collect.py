@@ -8,7 +8,7 @@ from aotcache.protocol.v1.collect import Collect, Collection
 
 from ...auth import ADMIN
 from ..access import CallerDep
-from ..audit import audit
+from ..audit import audited
 from ..context import ContextDep
 from ..errors import problems
 
@@ -19,10 +19,9 @@ router = APIRouter(prefix="/collect", tags=["collect"])
 async def begin(asked: Collect, context: ContextDep, caller: CallerDep) -> Collection:
     """Start a collection. It goes on when this is answered: ask how with GET."""
     caller.require_all(ADMIN)
-    begun = await context.in_storage(context.collector.begin, asked)
-    if not asked.dry_run:
-        await audit(context, caller, "reconcile" if asked.reconcile_only else "collect", f"{asked}")
-    return begun
+    action = "reconcile" if asked.reconcile_only else "collect"
+    async with audited(context, caller, action, f"{asked}"):
+        return await context.in_storage(context.collector.begin, asked)
 
 
 @router.get("", responses=problems())

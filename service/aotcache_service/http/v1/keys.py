@@ -9,7 +9,7 @@ from aotcache.protocol.v1.keys import Revoked, RevokeKey
 from ...auth import ADMIN
 from ...ops.revoke import revoke_key
 from ..access import CallerDep
-from ..audit import audit
+from ..audit import audited
 from ..context import ContextDep
 from ..errors import problems
 
@@ -20,6 +20,5 @@ router = APIRouter(tags=["keys"])
 async def revoke(asked: RevokeKey, context: ContextDep, caller: CallerDep) -> Revoked:
     """Stop serving what this key signed, and refuse it from now on. For ever."""
     caller.require(ADMIN, asked.namespace)
-    done = await context.in_storage(revoke_key, context.database, context.store, asked)
-    await audit(context, caller, "revoke key", asked.key, asked.namespace)
-    return done
+    async with audited(context, caller, "revoke key", asked.key, asked.namespace):
+        return await context.in_storage(revoke_key, context.database, context.store, asked)

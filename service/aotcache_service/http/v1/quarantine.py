@@ -12,7 +12,7 @@ from aotcache.protocol.v1.quarantine import Quarantine, Quarantined, Release, Re
 from ...auth import ADMIN, READ
 from ...ops import quarantine as ops
 from ..access import CallerDep
-from ..audit import audit
+from ..audit import audited
 from ..context import ContextDep, now
 from ..errors import problems
 
@@ -36,17 +36,15 @@ def list_quarantined(
 async def put(asked: Quarantine, context: ContextDep, caller: CallerDep) -> Quarantined:
     """Do not serve them until they are released, or replaced by others."""
     caller.require(ADMIN, asked.namespace)
-    done = await context.in_storage(ops.put, context.database, context.store, asked, now=now())
     what = f"{asked.namespace}/{asked.layout}/{asked.hash} {asked.part}: {asked.reason}"
-    await audit(context, caller, "quarantine", what, asked.namespace)
-    return done
+    async with audited(context, caller, "quarantine", what, asked.namespace):
+        return await context.in_storage(ops.put, context.database, context.store, asked, now=now())
 
 
 @router.post("/release", responses=problems(400, 404))
 async def release(asked: Release, context: ContextDep, caller: CallerDep) -> Released:
     """Serve them again; what nodes told until now is forgotten."""
     caller.require(ADMIN, asked.namespace)
-    done = await context.in_storage(ops.release, context.database, context.store, asked)
     what = f"{asked.namespace}/{asked.layout}/{asked.hash} {asked.part}".strip()
-    await audit(context, caller, "release", what, asked.namespace)
-    return done
+    async with audited(context, caller, "release", what, asked.namespace):
+        return await context.in_storage(ops.release, context.database, context.store, asked)

@@ -22,7 +22,7 @@ from ...index.listing import Filter, list_trees, tree_details
 from ...ops.delete import delete_trees
 from ...ops.pin import pin, unpin
 from ..access import CallerDep
-from ..audit import audit
+from ..audit import audited
 from ..context import ContextDep
 from ..errors import problems
 
@@ -103,33 +103,36 @@ ToChange = Annotated[Filter, Depends(_to_change)]
 async def delete_tree(context: ContextDep, caller: CallerDep, wanted: ToChange) -> Deleted:
     """Delete the trees of one hash; empty layout, platform: all of them."""
     (namespace,) = sorted(wanted.namespaces or ())
-    done = await context.in_storage(
-        delete_trees,
-        context.database,
-        context.store,
-        namespace,
-        wanted.hash,
-        layout=wanted.layout,
-        platform=wanted.platform_id,
-    )
-    await audit(context, caller, "delete", ", ".join(done.trees), namespace)
-    return done
+    async with audited(context, caller, "delete", _named(wanted), namespace):
+        return await context.in_storage(
+            delete_trees,
+            context.database,
+            context.store,
+            namespace,
+            wanted.hash,
+            layout=wanted.layout,
+            platform=wanted.platform_id,
+        )
 
 
 @router.put("/trees/{hash}/pin", responses=problems(400, 404))
 async def pin_tree(context: ContextDep, caller: CallerDep, wanted: ToChange) -> Pinned:
     """Keep the trees of one hash until they are unpinned; empty layout, platform: all of them."""
-    done = await context.in_storage(pin, context.database, context.store, wanted)
-    await audit(context, caller, "pin", ", ".join(done.trees), *sorted(wanted.namespaces or ()))
-    return done
+    async with audited(context, caller, "pin", _named(wanted), *sorted(wanted.namespaces or ())):
+        return await context.in_storage(pin, context.database, context.store, wanted)
 
 
 @router.delete("/trees/{hash}/pin", responses=problems(400, 404))
 async def unpin_tree(context: ContextDep, caller: CallerDep, wanted: ToChange) -> Pinned:
     """The trees of one hash may be deleted again; empty layout, platform: all of them."""
-    done = await context.in_storage(unpin, context.database, context.store, wanted)
-    await audit(context, caller, "unpin", ", ".join(done.trees), *sorted(wanted.namespaces or ()))
-    return done
+    async with audited(context, caller, "unpin", _named(wanted), *sorted(wanted.namespaces or ())):
+        return await context.in_storage(unpin, context.database, context.store, wanted)
+
+
+def _named(wanted: Filter) -> str:
+    (namespace,) = sorted(wanted.namespaces or ())
+    pieces = (namespace, wanted.layout or "*", wanted.hash, wanted.platform_id or "*")
+    return "/".join(pieces)
 
 
 def _of_hash(hash: str, namespace: str, layout: str, platform: str) -> Filter:

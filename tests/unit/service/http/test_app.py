@@ -23,6 +23,8 @@ from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RECIPE, put_part
 
 ASKED = {"layout": "vllm-aot", "hash": HASH, "platform": asdict(PLATFORM)}
 
+LOCAL = "http://127.0.0.1"  # without tokens no other name is let in
+
 
 def publish(client: TestClient, context: Context) -> str:
     key = put_part(context.store, recipe=RECIPE, expected_parts=("shared", "rank_0_0-d0"))
@@ -142,7 +144,7 @@ def test_miss_is_a_404_with_its_reason(client: TestClient, context: Context) -> 
 
 
 def test_health(settings: ServiceSettings) -> None:
-    client = TestClient(create_app(settings))
+    client = TestClient(create_app(settings), LOCAL)
     # Not started: alive, but not ready.
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").json()["code"] == "unavailable"
@@ -175,6 +177,6 @@ def test_it_starts_without_looking_at_storage(settings: ServiceSettings) -> None
             raise AssertionError(f"storage was asked for {name}")
 
     app = create_app(settings, store=cast("ObjectStore", Unseen()))
-    with TestClient(app) as client:
+    with TestClient(app, LOCAL) as client:
         assert client.get("/readyz").status_code == 200
         assert client.get("/v1/trees").json()["trees"] == []

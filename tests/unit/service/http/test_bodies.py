@@ -14,7 +14,7 @@ from aotcache_service.http import bodies
 from aotcache_service.settings import ServiceSettings
 from support.service import run_service
 
-HEAD = b"POST /v1/publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @contextmanager

@@ -28,7 +28,8 @@ def pack_of(content: bytes) -> str:
 
 
 UPLOAD = (
-    f"PUT /v1/objects/{pack_of(BODY)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    f"PUT /v1/objects/{pack_of(BODY)} HTTP/1.1\r\nHost: localhost\r\n"
+    f"Content-Length: {len(BODY)}\r\n\r\n"
 ).encode()
 
 

@@ -38,7 +38,7 @@ def _aws(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def running(folder: Path, storage_url: str = "s3://bucket/a/prefix", **more: Any) -> Iterator[Any]:
     told = ServiceSettings(data_dir=folder / "data", storage_url=storage_url, **more)
-    with TestClient(create_app(told), raise_server_exceptions=False) as client:
+    with TestClient(create_app(told), "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
 

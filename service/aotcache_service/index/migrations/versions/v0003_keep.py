@@ -38,6 +38,14 @@ def upgrade() -> None:
     op.add_column("packs", sa.Column("loose", INT, nullable=False, server_default="1"))
     op.create_index(op.f("ix_packs_loose_id"), "packs", ["loose", "id"])
     op.create_index(op.f("ix_packs_state_condemned"), "packs", ["state", "condemned"])
+    op.add_column(
+        "outcomes", sa.Column("saved_seconds", sa.Float(), nullable=False, server_default="0")
+    )
+    op.execute(
+        "UPDATE trees SET quarantined = true WHERE id IN (SELECT tree_id FROM parts AS held WHERE "
+        "held.withheld = 'quarantined' AND NOT EXISTS (SELECT 1 FROM parts AS served WHERE "
+        "served.tree_id = held.tree_id AND served.part = held.part AND served.newest))"
+    )
     op.add_column("quarantines", sa.Column("first", INT, nullable=False, server_default="1"))
     op.add_column("sessions", sa.Column("opened", INT, nullable=False, server_default="0"))
     op.create_table(
@@ -87,6 +95,7 @@ def upgrade() -> None:
         sa.Column("namespace", STR, nullable=False),
         sa.Column("action", STR, nullable=False),
         sa.Column("what", STR, nullable=False),
+        sa.Column("outcome", STR, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
     op.create_index(op.f("ix_audit_namespace_id"), "audit", ["namespace", "id"])
