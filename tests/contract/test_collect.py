@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, text
 
-from aotcache.errors import BusyError, CondemnedError, NotFoundError, PinnedError
+from aotcache.errors import CondemnedError
 from aotcache.protocol.manifest import encode_manifest, encode_statement
 from aotcache.protocol.names import (
     VLLM_AOT,
@@ -31,7 +31,7 @@ from aotcache_service.index import lookup as lookups
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter
 from aotcache_service.index.models import PackRow, TreeRow
-from aotcache_service.ops import jobs, quarantine
+from aotcache_service.ops import quarantine
 from aotcache_service.ops.collect import collect
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.pin import pin, unpin
@@ -268,25 +268,6 @@ def test_by_bytes_the_least_recently_used_first(database: Database, store: Direc
     assert trees(database) == {"0001", "0002"}
 
 
-def test_a_pin_outlives_the_index_and_ends_deletions(
-    new_database: Callable[[], Database], database: Database, store: DirectStore
-) -> None:
-    publish(database, store)
-    assert pin(database, store, of_hash(HASH)) == pin(database, store, of_hash(HASH))
-    with pytest.raises(PinnedError, match="`aotcache unpin` it first"):
-        delete_trees(database, store, "default", HASH)
-    fresh = new_database()
-    rebuild(fresh, store)
-    with pytest.raises(PinnedError):
-        delete_trees(fresh, store, "default", HASH)
-    assert is_stored(fresh)
-    unpin(fresh, store, of_hash(HASH))
-    delete_trees(fresh, store, "default", HASH)
-    with pytest.raises(NotFoundError):
-        pin(fresh, store, of_hash(HASH))
-    assert not list(store.list("default/marks/pinned/"))
-
-
 def test_a_dry_run_says_what_a_run_does_and_does_nothing(
     database: Database, store: DirectStore
 ) -> None:
@@ -330,79 +311,6 @@ def test_killed_at_any_step_the_next_goes_on(
         if finished == 2:
             assert steps > 4, "a mark, a manifest and two packs at least"
             break
-
-
-def test_one_at_a_time(database: Database) -> None:
-    first, second = (jobs.Job(database, "collect") for _ in range(2))
-    assert first.take(0)
-    with pytest.raises(BusyError, match="wait for its end"):
-        second.take(0)
-    first.go_on()
-    assert jobs.last(database, "collect")[0]
-    first.report = {"deleted": 1}
-    first.end(done=True)
-    running, started, finished, report = jobs.last(database, "collect")
-    assert (running, report) == (False, {"deleted": 1})
-    assert finished >= started > 0
-    # On schedule it is not due yet; asked for, it is.
-    assert not second.take(3600)
-    assert second.take(0)
-    assert jobs.last(database, "collect")[3] == {}
-    # Whoever lost its turn notices, and does not end somebody else's.
-    with pytest.raises(BusyError, match="goes on elsewhere"):
-        first.go_on()
-    first.end(done=True)
-    assert jobs.last(database, "collect")[0]
-
-
-class PinnedMeanwhile(KilledAt):
-    """Somebody pins the tree while its deletion puts marks."""
-
-    def __init__(self, store: DirectStore, database: Database) -> None:
-        super().__init__(store, 1 << 30)
-        self._database = database
-
-    def put(self, key: str, data: bytes | memoryview) -> None:
-        super().put(key, data)
-        pin(self._database, self._store, of_hash(HASH))
-
-
-def test_a_pin_wins_against_a_deletion_that_has_begun(
-    database: Database, store: DirectStore
-) -> None:
-    publish(database, store)
-    with pytest.raises(PinnedError):
-        delete_trees(database, PinnedMeanwhile(store, database), "default", HASH)
-    assert is_stored(database)
-    assert list(store.list("default/marks/deleted/")) == []
-    rebuild(database, store)
-    assert is_stored(database)
-
-
-def test_one_that_did_not_end_is_tried_again_soon(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    day, now = 24 * 3600, 1_000_000
-    monkeypatch.setattr(jobs, "_now", lambda: now)
-
-    def due() -> bool:
-        return jobs.Job(database, "collect").take(day)
-
-    whole = jobs.Job(database, "collect")
-    assert whole.take(day)
-    whole.end(done=True)
-    now += day - 1
-    assert not due()
-    now += 1
-    failed = jobs.Job(database, "collect")
-    assert failed.take(day)
-    failed.end(done=False)
-    now += jobs.RETRY - 1
-    assert not due()
-    now += 1
-    assert due()  # and is killed
-    now += jobs.RETRY
-    assert due()
 
 
 def test_the_grace_begins_when_a_pack_is_condemned(database: Database, store: DirectStore) -> None:
@@ -450,55 +358,3 @@ def test_packs_of_what_may_come_back_stay(database: Database, store: DirectStore
     rebuild(database, store)
     assert is_stored(database)
     assert store.get(pack_key("default", first.name)) == b"first"
-
-
-def test_a_pin_wins_against_a_deletion_that_was_cut_off(
-    database: Database, store: DirectStore, new_database: Callable[[], Database]
-) -> None:
-    publish(database, store)
-    publish(database, store, part=RANK)
-    for steps in itertools.count():
-        with pytest.raises(Killed):
-            delete_trees(database, KilledAt(store, steps), "default", HASH)
-        if list(store.list("default/marks/deleted/")):
-            break  # one of two
-    pin(database, store, of_hash(HASH))
-    for index in (database, new_database()):
-        rebuild(index, store)
-        assert is_stored(index)
-    assert list(store.list("default/marks/deleted/")) == []
-    assert run(database, store, Keep(days=1), now=LATER + 9 * DAY).deleted_trees == 0
-
-
-def test_a_lost_index_keeps_pins_and_lets_them_go(
-    database: Database, store: DirectStore, new_database: Callable[[], Database]
-) -> None:
-    publish(database, store)
-    pin(database, store, of_hash(HASH))
-    lost = new_database()
-    with pytest.raises(PinnedError):
-        delete_trees(lost, store, "default", HASH)
-    with pytest.raises(NotFoundError):
-        unpin(lost, store, of_hash("c" * 64))
-    unpin(lost, store, of_hash(HASH))
-    delete_trees(lost, store, "default", HASH)
-    assert list(store.list("default/trees/")) == []
-
-
-class DeletedMeanwhile(KilledAt):
-    """Somebody deletes the tree before its pin is in the index."""
-
-    def __init__(self, store: DirectStore, database: Database) -> None:
-        super().__init__(store, 1 << 30)
-        self._database = database
-
-    def put(self, key: str, data: bytes | memoryview) -> None:
-        delete_trees(self._database, self._store, "default", HASH)
-        super().put(key, data)
-
-
-def test_a_pin_that_came_too_late_leaves_no_mark(database: Database, store: DirectStore) -> None:
-    publish(database, store)
-    with pytest.raises(NotFoundError, match="deleted meanwhile"):
-        pin(database, DeletedMeanwhile(store, database), of_hash(HASH))
-    assert list(store.list("default/marks/pinned/")) == []

@@ -28,7 +28,7 @@ from aotcache_service.index import lookup as lookups
 from aotcache_service.index import tokens
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
-from aotcache_service.index.models import TokenRow
+from aotcache_service.index.operation import TokenRow
 from aotcache_service.index.write import hide_generations
 from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees

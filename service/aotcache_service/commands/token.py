@@ -17,7 +17,7 @@ from aotcache.protocol.names import DEFAULT_NAMESPACE, check_namespace
 
 from ..auth import ALL_NAMESPACES, READ, SCOPES
 from ..index import tokens
-from ..index.models import TokenRow
+from ..index.operation import TokenRow
 from ..settings import ServiceSettings
 from .data import data_options, index_of
 

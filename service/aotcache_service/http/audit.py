@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from ..auth import Caller
 from ..index import audit as index
-from ..index.models import AuditRow
+from ..index.operation import AuditRow
 from .context import Context, now
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from .models import AuditRow
+from .operation import AuditRow
 
 API, PAGES = "api", "pages"
 BEGUN, DONE = "begun", "done"

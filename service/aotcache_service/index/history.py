@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from aotcache.protocol.v1.outcomes import Outcome
 
 from .database import Database
-from .models import HistoryRow, PackRow
+from .models import PackRow
+from .operation import HistoryRow
 
 HOUR = 3600
 HIT, MISS, OUTCOME = "hit", "miss.", "outcome."

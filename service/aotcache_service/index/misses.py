@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from aotcache.protocol.platform import Difference
 from aotcache.protocol.v1.explain import MAX_GROUPS, Explain, Explanation, Misses, MissGroup
 
-from .models import MissRow
+from .operation import MissRow
 
 _KEPT = 7 * 24 * 3600
 MAX_ROWS = 20_000  # of a namespace: those told of first go

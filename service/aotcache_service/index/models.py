@@ -262,25 +262,6 @@ class OutcomeRow(Base):
     last: Mapped[int]
 
 
-class MissRow(Base):
-    """A node looked for a tree and had to compile. differences: Difference of the nearest stored
-    tree. cause: what they are, in words that many nodes share."""
-
-    __tablename__ = "misses"
-
-    namespace: Mapped[str] = mapped_column(primary_key=True)
-    layout: Mapped[str] = mapped_column(primary_key=True)
-    hash: Mapped[str] = mapped_column(primary_key=True)
-    platform_id: Mapped[str] = mapped_column(primary_key=True)
-    node: Mapped[str] = mapped_column(primary_key=True)
-    model: Mapped[str]
-    reason: Mapped[str]
-    cause: Mapped[str]
-    differences: Mapped[list[dict[str, Any]]]
-    count: Mapped[int]
-    last: Mapped[int] = mapped_column(index=True)
-
-
 class VerdictRow(Base):
     """The last thing that a node said of a part since it was published, released or replaced.
 
@@ -329,22 +310,6 @@ class RevokedKeyRow(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
 
 
-class TokenRow(Base):
-    """digest: SHA-256 of the secret, as hex. namespaces: names, or `*`. expires, revoked: 0 for
-    never. A row stays for ever: that there has been a token is why all calls need one."""
-
-    __tablename__ = "tokens"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    digest: Mapped[str]
-    name: Mapped[str]
-    scope: Mapped[str]
-    namespaces: Mapped[list[str]]
-    created: Mapped[int]
-    expires: Mapped[int]
-    revoked: Mapped[int]
-
-
 class DeletionRow(Base):
     """Generations of this part up to `generation` are deleted. Outlives the tree's own row."""
 
@@ -356,60 +321,3 @@ class DeletionRow(Base):
     platform_id: Mapped[str] = mapped_column(primary_key=True)
     part: Mapped[str] = mapped_column(primary_key=True)
     generation: Mapped[int]
-
-
-class JobRow(Base):
-    """A job that one replica at a time does. holder: whose turn it is, until then. started,
-    finished, report: of the last one, 0 and empty for never. done: when the last one that did all
-    of it began."""
-
-    __tablename__ = "jobs"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    holder: Mapped[str]
-    until: Mapped[int]
-    started: Mapped[int]
-    finished: Mapped[int]
-    done: Mapped[int]
-    report: Mapped[dict[str, Any]]
-
-
-class HistoryRow(Base):
-    """What happened in an hour, added up. hour: when it began. what: `history` names them."""
-
-    __tablename__ = "history"
-
-    namespace: Mapped[str] = mapped_column(primary_key=True)
-    hour: Mapped[int] = mapped_column(primary_key=True)
-    what: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[float]
-
-    __table_args__ = (Index(None, "hour"),)
-
-
-class AuditRow(Base):
-    """What somebody changed by hand. token: its id, empty where none is asked for. way: `api` or
-    `pages`. namespace: empty for all. outcome: `begun`, `done`, or how it failed."""
-
-    __tablename__ = "audit"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[int]
-    token: Mapped[str]
-    way: Mapped[str]
-    namespace: Mapped[str]
-    action: Mapped[str]
-    what: Mapped[str]
-    outcome: Mapped[str]
-
-    __table_args__ = (Index(None, "namespace", "id"),)
-
-
-class SignInRow(Base):
-    """Somebody signed in to the pages. digest: SHA-256 of the cookie, as hex. token: its id."""
-
-    __tablename__ = "sign_ins"
-
-    digest: Mapped[str] = mapped_column(primary_key=True)
-    token: Mapped[str]
-    expires: Mapped[int] = mapped_column(index=True)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from ..auth import Caller
 from . import tokens
-from .models import SignInRow
+from .operation import SignInRow
 
 
 def sign_in(db: Session, cookie: str, token: str, *, now: int, expires: int) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from aotcache.errors import NotFoundError
 
 from ..auth import ALL_NAMESPACES, Caller, Token, new_token, no_token, over, parse_authorization
-from .models import TokenRow
+from .operation import TokenRow
 
 # Plain rows: every request asks for one.
 _BY_ID = select(*TokenRow.__table__.c).where(TokenRow.id.in_(bindparam("ids", expanding=True)))

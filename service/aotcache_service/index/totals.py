@@ -14,7 +14,8 @@ from aotcache.protocol.v1.stats import MAX_MODELS, ModelStats, Stats
 
 from .database import Database
 from .drift import drift
-from .models import JobRow, OutcomeRow, PackRow, PartRow, QuarantineRow, TreeRow
+from .models import OutcomeRow, PackRow, PartRow, QuarantineRow, TreeRow
+from .operation import JobRow
 from .withheld import replaced
 
 log = logging.getLogger(__name__)

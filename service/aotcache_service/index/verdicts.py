@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 
 from aotcache.protocol.v1.outcomes import CRASHED, LOAD_FAILED, LOADED, OTHER_SOURCE, Outcome
 
-from .models import PartRow, TokenRow, TreeRow, VerdictRow
+from .models import PartRow, TreeRow, VerdictRow
+from .operation import TokenRow
 from .publishing import quarantine_of
 from .rows import tree_key
 from .tokens import usable

@@ -12,7 +12,7 @@ from sqlalchemy.engine import CursorResult
 from aotcache.errors import BusyError
 
 from ..index.database import Database
-from ..index.models import JobRow
+from ..index.operation import JobRow
 
 TURN = 600  # seconds that a holder has for its next step
 RETRY = 3600  # seconds after which one that did not do all of it is tried again

@@ -13,7 +13,7 @@ from aotcache.protocol.names import new_publish_id
 from aotcache_service.auth import ADMIN, PUBLISH, READ, SCOPES
 from aotcache_service.http.context import Context
 from aotcache_service.index import tokens
-from aotcache_service.index.models import TokenRow
+from aotcache_service.index.operation import TokenRow
 from support.stored import HASH, PLATFORM, RECIPE, put_part
 
 NAMESPACE = "team"
