@@ -32,8 +32,8 @@ def render(
         **values, visitor=visitor, path=request.url.path, version=__version__
     )
     answer = HTMLResponse(text, status, headers=_HEADERS)
-    if visitor is not None:
-        visitor.remember(answer)
+    if visitor is not None and visitor.fresh:
+        visitor.remember(request, answer)
     return answer
 
 

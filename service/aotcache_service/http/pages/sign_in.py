@@ -43,11 +43,11 @@ async def sign_in(request: Request, context: ContextDep, to: To = "/") -> Respon
         return render(
             request, "sign_in.html", None, 403, to=_own(to), problem=str(error).partition(". ")[0]
         )
-    visitor = new_visitor(request, caller)
+    visitor = new_visitor(caller)
     async with audited(context, caller, "sign in", "", way=PAGES):
         await run_in_threadpool(_remember, context, visitor)
     answer = RedirectResponse(_own(to), 303)
-    visitor.remember(answer)
+    visitor.remember(request, answer)
     return answer
 
 

@@ -33,25 +33,26 @@ _FORM = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """cookie: 256 random bits. secure: it goes over TLS only."""
+    """cookie: 256 random bits. fresh: the browser does not have it yet."""
 
     caller: Caller
     cookie: str
-    secure: bool
+    fresh: bool = False
 
     @property
     def form_key(self) -> str:
         """What a form of this visitor's pages holds."""
         return hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
 
-    def remember(self, answer: Response) -> None:
+    def remember(self, request: Request, answer: Response) -> None:
+        """Only once: what asks later may not show that TLS is spoken before this service."""
         # Lax: who follows a link to here is still signed in; a form from elsewhere is not.
         answer.set_cookie(
             _COOKIE,
             self.cookie,
             max_age=LIFETIME,
             httponly=True,
-            secure=self.secure,
+            secure=_over_tls(request),
             samesite="lax",
         )
 
@@ -60,8 +61,8 @@ class Visitor:
         answer.delete_cookie(_COOKIE)
 
 
-def new_visitor(request: Request, caller: Caller) -> Visitor:
-    return Visitor(caller, secrets.token_urlsafe(32), _over_tls(request))
+def new_visitor(caller: Caller) -> Visitor:
+    return Visitor(caller, secrets.token_urlsafe(32), fresh=True)
 
 
 def _over_tls(request: Request) -> bool:
@@ -84,13 +85,12 @@ async def _visitor(request: Request, context: ContextDep) -> Visitor:
     cookie = request.cookies.get(_COOKIE, "")
     if await is_open(context):
         require_local(request)
-        new = new_visitor(request, Caller())
-        return Visitor(new.caller, cookie or new.cookie, new.secure)
+        return Visitor(Caller(), cookie) if cookie else new_visitor(Caller())
     found = await run_in_threadpool(_signed_in, context, cookie) if cookie else None
     if found is None:
         raise UnauthenticatedError("sign in with an admin token")
     request.scope[TOKEN] = found.token
-    return Visitor(found, cookie, _over_tls(request))
+    return Visitor(found, cookie)
 
 
 def _signed_in(context: Context, cookie: str) -> Caller | None:

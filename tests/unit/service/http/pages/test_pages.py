@@ -340,6 +340,9 @@ def test_behind_a_proxy_that_ends_tls(page: TestClient, context: Context) -> Non
         entered = page.post("/sign-in", data=admin, headers=headers, follow_redirects=False)
         assert entered.status_code == 303
         assert "; Secure" in entered.headers["set-cookie"]
+        cookie = entered.headers["set-cookie"].partition(";")[0]
+        later = page.get("/trees", headers={"Cookie": cookie, "Host": "cache.example"})
+        assert (later.status_code, "set-cookie" in later.headers) == (200, False)
 
 
 def test_what_fails_is_noted_too(page: TestClient, context: Context) -> None:
