@@ -197,3 +197,22 @@ def test_ranks_that_compile_side_by_side_save_their_share(
     assert Totals(database).of(None).saved_seconds == 58
     with database.read() as db:
         assert history.read(db, None, 0)["saved_seconds"] == {NOW - NOW % 3600: 58}
+
+
+def test_what_is_stored_is_noted_each_hour(database: Database, store: ObjectStore) -> None:
+    publish(database, store, b"12345678")
+    hour = NOW - NOW % 3600
+    for _ in range(2):  # by two replicas
+        history.sample(database, NOW)
+    publish(database, store, b"1234", part=RANK)
+    history.sample(database, NOW + 3600)
+    with database.write() as db:
+        for table in ("part_packs", "packs"):
+            db.execute(text(f"DELETE FROM {table}"))
+    history.sample(database, NOW + 2 * 3600)
+    with database.read() as db:
+        found = history.read(db, ["default"], 0)["stored_bytes"]
+    assert found == {hour: 8, hour + 3600: 12, hour + 2 * 3600: 0}
+    history.sample(database, NOW + 91 * 24 * 3600)
+    with database.read() as db:
+        assert set(history.read(db, None, 0)["stored_bytes"]) == {hour + 91 * 24 * 3600}

@@ -54,7 +54,6 @@ class UsageCounter:
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
     def start(self) -> None:
-        self._sample(int(time.time()))
         self._thread.start()
 
     def close(self) -> None:
@@ -99,12 +98,14 @@ class UsageCounter:
 
     def _run(self) -> None:
         turn = sampled = 0
-        while not self._stop.wait(self._interval):
-            turn += 1
+        while True:
             now = int(time.time())
             if now // history.HOUR != sampled:
                 sampled = now // history.HOUR
                 self._sample(now)
+            if self._stop.wait(self._interval):
+                return
+            turn += 1
             if len(self._counts) < _MANY or turn % 6 == 0:
                 self.flush()
 
