@@ -92,8 +92,8 @@ class Caller:
         """As `require`, in every namespace."""
         if self.namespaces is not None or not self.may(scope, ""):
             raise ForbiddenError(
-                f"token {self.token} may not {scope} in all namespaces: name one; it is a token to "
-                f"{self.scope}{self._where()}"
+                f"token {self.token} is one to {self.scope}{self._where()}; this takes one of all "
+                f"namespaces: `aotcache token create --scope {scope} --namespace '*'`"
             )
 
     def _where(self) -> str:

@@ -358,3 +358,18 @@ def test_packs_of_what_may_come_back_stay(database: Database, store: DirectStore
     rebuild(database, store)
     assert is_stored(database)
     assert store.get(pack_key("default", first.name)) == b"first"
+
+
+def test_a_dry_run_says_what_would_be_freed(database: Database, store: DirectStore) -> None:
+    """By trees that are still there then; what others need too is not counted."""
+    pack = make_pack(b"12345678", new_publish_id())
+    store.put(pack_key("default", pack.name), b"12345678")
+    publish(database, store, b"12345678", pack=pack, tree_hash=named(1), created=NOW)
+    publish(database, store, b"own", part=RANK, tree_hash=named(1), created=NOW)
+    publish(database, store, b"1234", pack=pack, tree_hash=named(2), created=LATER)
+    keep = Keep(days=5)
+    dry = run(database, store, keep, now=LATER, dry_run=True)
+    assert (dry.deleted_trees, dry.condemned_packs, dry.condemned_bytes) == (1, 1, 3)
+    assert dry.kept_bytes == 8
+    done = run(database, store, keep, now=LATER)
+    assert (done.condemned_packs, done.condemned_bytes, done.kept_bytes) == (1, 3, 8)

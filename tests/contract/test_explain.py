@@ -150,4 +150,6 @@ def test_misses_take_bounded_room(
     with database.read() as db:
         (group,) = misses.groups(db, None, NOW + 50).groups
     assert (18 <= group.nodes <= 20, group.node) == (True, "n49")
+    assert group.some_nodes[:2] == ("n49", "n48")
+    assert group.nearest == {"layout": VLLM_AOT, "hash": HASH, "platform": PLATFORM.id}
     assert group.differences[0].stored == "y" * 300

@@ -275,7 +275,7 @@ def test_a_deleted_part_is_not_quarantined_any_more(database: Database, store: O
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_tree_of_which_all_is_quarantined_is_not_listed(
+def test_a_tree_of_which_all_is_quarantined_is_listed_as_such(
     database: Database, store: ObjectStore
 ) -> None:
     tokens_of(database)
@@ -287,11 +287,12 @@ def test_a_tree_of_which_all_is_quarantined_is_not_listed(
     assert isinstance(found, Miss)
     assert found.reason == "quarantined"
     with database.read() as db:
-        assert list_trees(db, Filter()).trees == ()
+        (tree,) = list_trees(db, Filter()).trees
+    assert (tree.quarantined, tree.parts) == (True, ())
     quarantine.release(database, store, Release(layout=VLLM_AOT, hash=HASH))
     with database.read() as db:
         (tree,) = list_trees(db, Filter()).trees
-    assert tree.parts == (RANK, "shared")
+    assert (tree.quarantined, tree.parts) == (False, (RANK, "shared"))
 
 
 @pytest.mark.usefixtures("stored")

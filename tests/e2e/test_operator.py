@@ -202,7 +202,7 @@ def test_what_is_kept_and_what_goes(
         some = token(service, "--scope", scope, "--namespace", "default")
         done_by = aotcache(*words, env={**env, "AOTCACHE_TOKEN": some}, check=False)
         assert done_by.returncode == 1, words
-        assert "may not admin" in done_by.stderr
+        assert "takes one of all namespaces" in done_by.stderr
 
 
 def test_a_miss_is_explained(tree: FoundTree, env: dict[str, str], tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_miss_is_explained(tree: FoundTree, env: dict[str, str], tmp_path: Pat
     assert (said["reason"], said["nearest"]["hash"]) == ("unknown_hash", tree.hash)
     # Without the record nothing is known of its model.
     done = aotcache(*words, "--cache-root", str(tmp_path / "nowhere"), env=env, check=False)
-    assert "no engine record of HASH lies here" in done.stdout
+    assert "no engine record of it lies here" in done.stdout
     # It was only asked: nobody missed.
     assert "no node missed" in aotcache("misses", env=env).stderr
     index = Index(HttpClient(env["AOTCACHE_URL"], env["AOTCACHE_TOKEN"]))
@@ -252,3 +252,29 @@ def test_what_the_service_holds_and_whether_it_is_well(
     assert done.returncode == 1
     assert "no answer from" in done.stderr
     assert tree.hash not in done.stderr
+
+
+def test_quarantine_by_hand_and_what_is_shown_of_it(
+    tree: FoundTree, env: dict[str, str], tmp_path: Path
+) -> None:
+    """By the beginning of the hash, as `ls` prints it."""
+    start = tree.hash[:16]
+    aotcache("pin", start, env=env)
+    done = aotcache("quarantine", "add", start, "--reason", "driver 590 crashes", env=env)
+    assert done.stdout.count("not served any more") == 2
+    assert "quarantined: " in lookup(tree, env, tmp_path)["message"]
+    listed = aotcache("ls", env=env).stdout
+    assert all(word in listed for word in (start, "pinned", "quarantined"))
+    for only, found in (("--quarantined", 1), ("--pinned", 1), ("--publisher=nobody", 0)):
+        assert len(printed(aotcache("ls", only, "--json", env=env))) == found
+    assert "pinned quarantined" in aotcache("show", start, env=env).stdout
+    refused = aotcache("rm", start, "--yes", env=env, check=False)
+    assert (refused.returncode, "is pinned" in refused.stderr) == (1, True)
+    assert aotcache("release", start, env=env).stdout.count("served again") == 2
+    assert "parts" in lookup(tree, env, tmp_path)
+    for wrong in ("0", "-1", "x"):
+        words = ("quarantine", "add", start, "--reason", "x", "--after", wrong)
+        assert aotcache(*words, env=env, check=False).returncode == 2
+    nothing = ("quarantine", "add", start, "--reason", "x", "--after", "1")
+    refused = aotcache(*nothing, env=env, check=False)
+    assert (refused.returncode, "no earlier" in refused.stderr) == (1, True)

@@ -41,6 +41,7 @@ _COMMANDS = {
     "bench": ("aotcache.cli.bench:bench", "Time publish and pull of a tree of yours."),
     "key": ("aotcache.cli.keys:key", "Signing keys and trusted keys."),
     "quarantine": ("aotcache.cli.quarantine:quarantine", "Parts that nodes failed with."),
+    "release": ("aotcache.cli.quarantine:release", "Serve what was quarantined again."),
     "doctor": ("aotcache.cli.doctor:doctor", "Say what is set up here, and what to do."),
 }
 

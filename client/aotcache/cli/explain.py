@@ -13,11 +13,12 @@ from aotcache.protocol.v1.lookup import Lookup
 from aotcache.remote.index import Index
 
 
-def explained(index: Index, asked: Lookup, cache_root: str) -> Explanation:
-    """What the service says, with what this machine's engine record of the hash knows of it."""
+def explained(index: Index, asked: Lookup, cache_root: str) -> tuple[Explanation, bool]:
+    """What the service says, with what this machine's engine record of the hash knows of it, and
+    whether there is one."""
     records = read_records(tree_path(cache_root, asked.layout, asked.hash))
     record = next((one for one in records if one.hash_factors), records[0] if records else None)
-    return index.explain(
+    said = index.explain(
         Explain(
             layout=asked.layout,
             hash=asked.hash,
@@ -28,12 +29,20 @@ def explained(index: Index, asked: Lookup, cache_root: str) -> Explanation:
             hash_factors=record.hash_factors if record else {},
         )
     )
+    return said, record is not None
 
 
-def say(found: Explanation) -> None:
+def say(found: Explanation, *, recorded: bool) -> None:
+    """recorded: an engine record of the hash lies here."""
     near = found.nearest
+    if near is None and recorded:
+        click.echo("  nothing of its engine and model is stored")
+        return
     if near is None:
-        click.echo("  nothing near it is stored, or no engine record of HASH lies here")
+        click.echo(
+            "  no engine record of it lies here, so nothing says what it is near to: ask on a node "
+            "that started with it, with its --cache-root"
+        )
         return
     click.echo(
         f"  nearest: {near.layout}/{near.hash} (platform {near.platform[:8]}) of "

@@ -53,8 +53,13 @@ def _set_pinned(
     pinned: bool,
     said: str,
 ) -> None:
-    done = options.index_at(url, token_file).pin(
-        hash, namespace=namespace, layout=layout, platform=platform_id, pinned=pinned
+    index = options.index_at(url, token_file)
+    done = index.pin(
+        options.whole_hash(index, hash, namespace, layout),
+        namespace=namespace,
+        layout=layout,
+        platform=platform_id,
+        pinned=pinned,
     )
     if as_json:
         output.print_json(done)

@@ -155,6 +155,18 @@ def layout_of(tree_hash: str, layout: str | None) -> str:
     return layout
 
 
+def whole_hash(index: Index, start: str, namespace: str, layout: str | None = None) -> str:
+    """The stored hash that begins so, as `ls` shows them; as it is where there is none. Raises
+    UsageError where there are several."""
+    page = index.trees(namespace=namespace, layout=layout, hash=start, limit=100)
+    found = {tree.hash for tree in page.trees}
+    if start in found or not found:
+        return start
+    if len(found) > 1:
+        raise UsageError(f"{start!r} is the start of several stored hashes: say more of it")
+    return found.pop()
+
+
 def platform_of(platform_from: str | None) -> Platform | None:
     if platform_from is None:
         return None

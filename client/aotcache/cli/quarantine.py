@@ -11,8 +11,8 @@ from aotcache.cli import options, output
 
 @click.group()
 def quarantine() -> None:
-    """Parts that nodes failed with: they are answered as a miss until an admin releases them, they
-    are deleted (`aotcache rm`), or somebody publishes another one."""
+    """Parts that nodes failed with, or that an admin took out of service: they are answered as a
+    miss until they are released or deleted (`aotcache rm`), or somebody publishes another one."""
 
 
 @quarantine.command("list")
@@ -47,7 +47,7 @@ def list_quarantined(
 @click.option(
     "--after",
     metavar="GENERATION",
-    default=0,
+    type=click.IntRange(1),
     help="Only later generations: the last of the earlier ones is served in their place.",
 )
 @options.as_json
@@ -58,7 +58,7 @@ def add(
     layout: str | None,
     part: str,
     platform_id: str,
-    after: int,
+    after: int | None,
     as_json: bool,
     url: str,
     token_file: str | None,
@@ -67,6 +67,8 @@ def add(
     """Do not serve what is stored of HASH: nodes compile instead. Needs a token to admin."""
     from aotcache.protocol.v1.quarantine import Quarantine
 
+    index = options.index_at(url, token_file)
+    hash = options.whole_hash(index, hash, namespace, layout)
     asked = Quarantine(
         layout=options.layout_of(hash, layout),
         hash=hash,
@@ -74,9 +76,9 @@ def add(
         part=part,
         platform=platform_id,
         namespace=namespace,
-        after=after,
+        after=after or 0,
     )
-    done = options.index_at(url, token_file).quarantine(asked).parts
+    done = index.quarantine(asked).parts
     if as_json:
         output.print_json(done)
         return
@@ -104,6 +106,8 @@ def release(
     """Serve the quarantined parts of HASH again. Needs a token to admin."""
     from aotcache.protocol.v1.quarantine import Release
 
+    index = options.index_at(url, token_file)
+    hash = options.whole_hash(index, hash, namespace, layout)
     asked = Release(
         layout=options.layout_of(hash, layout),
         hash=hash,
@@ -111,7 +115,7 @@ def release(
         platform=platform_id,
         namespace=namespace,
     )
-    released = options.index_at(url, token_file).release(asked).parts
+    released = index.release(asked).parts
     if as_json:
         output.print_json(released)
         return

@@ -53,7 +53,7 @@ def lookup(
     if explain and isinstance(answer, Miss):
         from aotcache.cli.explain import explained, say
 
-        found = explained(index, asked, cache_root)
+        found, recorded = explained(index, asked, cache_root)
     if as_json:
         output.print_json(found or answer)
     elif isinstance(answer, Miss):
@@ -64,7 +64,7 @@ def lookup(
                 f"{difference.asked!r}"
             )
         if found is not None:
-            say(found)
+            say(found, recorded=recorded)
     else:
         click.echo(f"hit: {answer.layout}/{answer.hash} for platform {answer.platform}")
         for part in answer.parts:
@@ -84,6 +84,9 @@ def lookup(
 @click.option("--engine", help="Engine of the recipe, `vllm`.")
 @click.option("--model", help="Model of the recipe.")
 @click.option("--platform-id", help="Id of the platform.")
+@click.option("--publisher", help="Host that published it.")
+@click.option("--pinned", is_flag=True, help="Only what is pinned.")
+@click.option("--quarantined", is_flag=True, help="Only what is quarantined.")
 @click.option("--sort", type=click.Choice(SORTS), default="created", show_default=True)
 @click.option("--ascending", is_flag=True, help="Smallest or oldest first.")
 @click.option("--limit", default=50, show_default=True, help="How many trees to list; 0: all.")
@@ -95,6 +98,9 @@ def ls(
     engine: str | None,
     model: str | None,
     platform_id: str | None,
+    publisher: str | None,
+    pinned: bool,
+    quarantined: bool,
     sort: str,
     ascending: bool,
     limit: int,
@@ -116,6 +122,9 @@ def ls(
             engine=engine,
             model=model,
             platform=platform_id,
+            publisher=publisher,
+            pinned=pinned,
+            quarantined=quarantined,
             sort=sort,
             order="asc" if ascending else "desc",
             cursor=cursor,
@@ -141,6 +150,7 @@ def ls(
             output.size(tree.stored_bytes),
             output.when(tree.created),
             output.when(tree.used),
+            _flags(tree),
         )
         for tree in trees
     ]
@@ -156,10 +166,15 @@ def ls(
         "stored",
         "published",
         "last used",
+        "",
     )
     output.print_table(columns, rows)
     if cursor:
         click.echo(f"the first {len(trees)}; --limit 0 lists all", err=True)
+
+
+def _flags(tree: TreeSummary) -> str:
+    return " ".join(name for name in ("pinned", "quarantined") if getattr(tree, name))
 
 
 def _model(tree: TreeSummary) -> str:
@@ -175,17 +190,21 @@ def show(
     hash: str, layout: str | None, as_json: bool, url: str, token_file: str | None, namespace: str
 ) -> None:
     """Show every stored tree of HASH: platform, recipe, parts and generations."""
-    found = options.index_at(url, token_file).tree(hash, namespace=namespace, layout=layout)
+    index = options.index_at(url, token_file)
+    hash = options.whole_hash(index, hash, namespace, layout)
+    found = index.tree(hash, namespace=namespace, layout=layout)
     if as_json:
         output.print_json(found)
         return
     for detail in found.trees:
         _show(detail)
+    if any(detail.tree.quarantined for detail in found.trees):
+        click.echo("  `aotcache quarantine list` says why", err=True)
 
 
 def _show(detail: TreeDetail) -> None:
     tree = detail.tree
-    click.echo(f"{tree.namespace}/{tree.layout}/{tree.hash}")
+    click.echo(f"{tree.namespace}/{tree.layout}/{tree.hash} {_flags(tree)}".rstrip())
     rows = [
         ("platform", tree.platform_id),
         *((f"  {name}", value) for name, value in _fields(tree.platform) if value),
@@ -247,6 +266,7 @@ def rm(
     It is not looked up any more at once; machines that have pulled it keep their copy.
     """
     index = options.index_at(url, token_file)
+    hash = options.whole_hash(index, hash, namespace, layout)
     if platform_id is not None or not yes:
         found = index.tree(hash, namespace=namespace, layout=layout)
         ids = {detail.tree.platform_id for detail in found.trees}

@@ -81,13 +81,17 @@ class Index:
         engine: str | None = None,
         model: str | None = None,
         platform: str | None = None,
+        publisher: str | None = None,
+        pinned: bool = False,
+        quarantined: bool = False,
         sort: str | None = None,
         order: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
     ) -> TreePage:
         """One page of trees. None: not filtered by it. hash: its start. platform: an id.
-        sort: one of `SORTS`. order: `asc` or `desc`. cursor: of the page before."""
+        pinned, quarantined: only what is. sort: one of `SORTS`. order: `asc` or `desc`. cursor: of
+        the page before."""
         from aotcache.protocol.v1.trees import TreePage
 
         query = _query(
@@ -97,6 +101,9 @@ class Index:
             engine=engine,
             model=model,
             platform=platform,
+            publisher=publisher,
+            pinned=1 if pinned else None,
+            quarantined=1 if quarantined else None,
             sort=sort,
             order=order,
             cursor=cursor,

@@ -46,6 +46,7 @@ async def audited(
     except Exception as error:
         await run_in_threadpool(_end, context, begun, f"failed: {error}"[:_LONGEST])
         raise
+    context.totals.forget()  # whoever did it looks
     await run_in_threadpool(_end, context, begun, index.DONE)
 
 

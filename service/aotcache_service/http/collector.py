@@ -105,7 +105,7 @@ class Collector:
                 COLLECTED_TREES.inc(done.deleted_trees)
                 COLLECTED_BYTES.inc(done.deleted_bytes)
                 REWRITTEN_BYTES.inc(done.rewritten_bytes)
-            log.info("%s", done)
+            log.info("a %s ended", _NAME, extra={"report": job.report})
         try:
             job.end(done=whole)
         except Exception as error:

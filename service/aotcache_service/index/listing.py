@@ -46,9 +46,10 @@ class Filter:
         self, *, hidden: bool = False, walked: bool = False
     ) -> list[ColumnElement[bool]]:
         """hidden: those that are not served too. walked: not by the indexes of these values."""
-        # All of a tree that is quarantined may be.
-        hidden = hidden or self.quarantined
-        found: list[ColumnElement[bool]] = [] if hidden else [TreeRow.hidden.is_(False)]
+        found: list[ColumnElement[bool]] = []
+        if not hidden:
+            # All of a tree may be quarantined: it is stored, and shown.
+            found.append(TreeRow.hidden.is_(False) | TreeRow.quarantined)
         for column, value in (
             (TreeRow.layout, self.layout),
             (TreeRow.platform_id, self.platform_id),

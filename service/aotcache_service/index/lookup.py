@@ -139,7 +139,7 @@ def _quarantined(db: Session, asked: Lookup, served: Sequence[str]) -> Miss | No
     why = "; ".join(f"{row.part}: {row.reason}" for row in rows)
     return Miss(
         reason=QUARANTINED,
-        message=f"{_name(asked)}: not served any more, as nodes failed with it: {why[:2000]}",
+        message=f"{_name(asked)}: quarantined: {why[:2000]}",
         missing=tuple(row.part for row in rows),
         available=tuple(served),
     )

@@ -9,7 +9,14 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.platform import Difference
-from aotcache.protocol.v1.explain import MAX_GROUPS, Explain, Explanation, Misses, MissGroup
+from aotcache.protocol.v1.explain import (
+    MAX_GROUPS,
+    MAX_NODES,
+    Explain,
+    Explanation,
+    Misses,
+    MissGroup,
+)
 
 from .operation import MissRow
 
@@ -32,6 +39,11 @@ def record(db: Session, asked: Explain, said: Explanation, now: int) -> None:
     row.reason, row.cause = said.reason, said.cause
     row.model = asked.recipe.model[:_VALUE] if asked.recipe else ""
     near = said.nearest
+    row.nearest = (
+        {}
+        if near is None
+        else {"layout": near.layout, "hash": near.hash, "platform": near.platform}
+    )
     row.differences = [
         {field: str(value)[:_VALUE] for field, value in asdict(one).items()}
         for kind in (
@@ -73,12 +85,13 @@ def groups(
     ).all()
     out = []
     for reason, cause, count, misses, at in found:
-        one = db.scalars(
+        last = db.scalars(
             select(MissRow)
             .where(*recent, MissRow.reason == reason, MissRow.cause == cause)
             .order_by(MissRow.last.desc())
-            .limit(1)
-        ).one()
+            .limit(MAX_NODES)
+        ).all()
+        one = last[0]
         out.append(
             MissGroup(
                 reason=reason,
@@ -90,6 +103,9 @@ def groups(
                 hash=one.hash,
                 model=one.model,
                 differences=tuple(Difference(**each) for each in one.differences),
+                namespace=one.namespace,
+                nearest=one.nearest,
+                some_nodes=tuple(dict.fromkeys(each.node for each in last)),
             )
         )
     return Misses(groups=tuple(out))

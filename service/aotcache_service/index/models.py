@@ -224,7 +224,7 @@ class SessionRow(Base):
     hash: Mapped[str]
     platform_id: Mapped[str]
     expires: Mapped[int] = mapped_column(index=True)
-    opened: Mapped[int] = mapped_column(default=0, server_default="0")
+    opened: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class SessionPackRow(Base):

@@ -14,8 +14,9 @@ from .models import Base
 
 
 class MissRow(Base):
-    """A node looked for a tree and had to compile. differences: Difference of the nearest stored
-    tree. cause: what they are, in words that many nodes share."""
+    """A node looked for a tree and had to compile. nearest: layout, hash and platform of the stored
+    tree that differed least, empty: there was none; differences: its Differences. cause: what they
+    are, in words that many nodes share."""
 
     __tablename__ = "misses"
 
@@ -28,6 +29,7 @@ class MissRow(Base):
     reason: Mapped[str]
     cause: Mapped[str]
     differences: Mapped[list[dict[str, Any]]]
+    nearest: Mapped[dict[str, str]]
     count: Mapped[int]
     last: Mapped[int] = mapped_column(index=True)
 
@@ -51,7 +53,7 @@ class TokenRow(Base):
 class JobRow(Base):
     """A job that one replica at a time does. holder: whose turn it is, until then. started,
     finished, report: of the last one, 0 and empty for never. done: when the last one that did all
-    of it began."""
+    of it ended."""
 
     __tablename__ = "jobs"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, func, select
@@ -175,7 +176,7 @@ def open_session(db: Session, publish_id: str, key: TreeKey, now: int, expires: 
             hash=key.hash,
             platform_id=key.platform,
             expires=expires,
-            opened=now,
+            opened=time.time(),
         )
         db.add(row)
     elif (row.namespace, row.layout, row.hash, row.platform_id) != (

@@ -50,6 +50,13 @@ def expired(db: Session, keep: Keep, now: int) -> list[Expired]:
     return list(found.values())
 
 
+def freed(db: Session, trees: Sequence[Expired]) -> tuple[int, int]:
+    """Packs, and their bytes, that nothing else refers to than these trees."""
+    uses = _Uses(db)
+    size = sum(uses.without(batch) for batch in _batches(sorted(one.id for one in trees)))
+    return uses.unused, size
+
+
 def kept_bytes(db: Session) -> int:
     """Of all packs that some tree refers to."""
     referred = select(PartPackRow.pack_id).where(PartPackRow.pack_id == PackRow.id).exists()
@@ -93,7 +100,8 @@ def _too_large(db: Session, keep: Keep, gone: set[int]) -> Iterator[Expired]:
             return
         if row.id not in gone:
             left -= uses.without([row.id])
-            yield _expired(row, f"more than {keep.bytes} bytes are stored, and it was used last")
+            why = f"more than {keep.bytes} bytes are stored, and it was the least recently used"
+            yield _expired(row, why)
 
 
 class _Uses:
@@ -102,6 +110,7 @@ class _Uses:
     def __init__(self, db: Session) -> None:
         self._db = db
         self._left: dict[int, int] = {}
+        self.unused = 0
 
     def without(self, trees: Sequence[int]) -> int:
         """Bytes of packs that nothing refers to once these trees are gone too."""
@@ -125,7 +134,9 @@ class _Uses:
         free = 0
         for row in rows:
             self._left[row.id] -= 1
-            free += row.size if self._left[row.id] == 0 else 0
+            if self._left[row.id] == 0:
+                self.unused += 1
+                free += row.size
         return free
 
 

@@ -44,6 +44,10 @@ class Totals:
             threading.Thread(target=self._again, args=(namespaces,), daemon=True).start()
         return found
 
+    def forget(self) -> None:
+        """What was counted is not so any more."""
+        self._found = {}
+
     def _again(self, namespaces: frozenset[str] | None) -> None:
         try:
             self._counted(namespaces)
@@ -107,7 +111,7 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
         pull_seconds=sum(float(seconds) for _, _, seconds, *_ in outcomes),
         pull_bytes=sum(int(size) for _, _, _, size, _ in outcomes),
         saved_seconds=sum(float(saved) for *_, saved in outcomes),
-        finished={row.name: row.finished for row in db.scalars(select(JobRow))},
+        finished={row.name: row.done for row in db.scalars(select(JobRow)) if row.done},
         models=_models(db, served),
         drift=drift(db, served),
     )

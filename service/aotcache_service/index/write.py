@@ -187,9 +187,9 @@ def refresh(db: Session, tree: TreeRow) -> None:
     )
     tree.quarantined = any(part not in kept for part in db.scalars(withheld))
     link_recipes(db, tree, every)
+    tree.parts = sorted(kept)
     if not rows:
         return
-    tree.parts = sorted(row.part for row in rows)
     tree.files = sum(row.files for row in rows)
     tree.raw_bytes = sum(row.raw_bytes for row in rows)
     tree.created = rows[-1].created

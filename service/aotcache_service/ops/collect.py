@@ -60,6 +60,8 @@ def collect(
     reconciled = reconcile(database, store, listing, dry_run=dry_run, go_on=go_on)
     with database.read() as db:
         expired = retention.expired(db, keep, clock())
+        # What they would leave behind.
+        freed = retention.freed(db, expired) if dry_run else (0, 0)
     deleted = 0
     if not dry_run:
         for one in expired:
@@ -76,13 +78,13 @@ def collect(
         reconciled=reconciled,
         trees=tuple(one.gone for one in expired[:MAX_NAMED]),
         deleted_trees=len(expired) if dry_run else deleted,
-        condemned_packs=packs[0],
-        condemned_bytes=packs[1],
+        condemned_packs=packs[0] + freed[0],
+        condemned_bytes=packs[1] + freed[1],
         deleted_packs=gone[0],
         deleted_bytes=gone[1],
         rewritten_packs=rewritten[0],
         rewritten_bytes=rewritten[1],
-        kept_bytes=kept,
+        kept_bytes=kept - freed[1],
         warnings=tuple(
             f"packs of namespace {namespace} that the index does not know are left alone, as a "
             f"manifest there cannot be read: {key}"

@@ -28,8 +28,8 @@ class Job:
         self._holder = os.urandom(8).hex()
 
     def take(self, every: int) -> bool:
-        """every: seconds. False where the last one that did all of it began less than that ago, or
-        the last one of all just now. Raises BusyError while somebody has it."""
+        """every: seconds. False where the last one that did all of it ended less than that ago, or
+        the last one of all began just now. Raises BusyError while somebody has it."""
         now = _now()
         with self._database.write() as db:
             row = db.get(JobRow, self._name)
@@ -55,8 +55,9 @@ class Job:
 
     def end(self, *, done: bool) -> None:
         """done: all of it."""
-        values: dict[str, Any] = {"until": 0, "finished": _now(), "report": self.report}
-        self._set(**values, **({"done": JobRow.started} if done else {}))
+        now = _now()
+        values: dict[str, Any] = {"until": 0, "finished": now, "report": self.report}
+        self._set(**values, **({"done": now} if done else {}))
 
     def _set(self, **values: Any) -> bool:
         mine = update(JobRow).where(JobRow.name == self._name, JobRow.holder == self._holder)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from aotcache.errors import InvalidNameError, NotFoundError, ObjectExistsError
 from aotcache.protocol.names import TreeKey, parse_pinned_key, pinned_key, pinned_prefix
@@ -15,8 +16,8 @@ from aotcache.storage.base import ObjectStore
 from ..index import write
 from ..index.database import Database
 from ..index.listing import Filter
-from ..index.models import TreeRow
-from ..index.publishing import find_tree
+from ..index.models import PartRow, TreeRow
+from ..index.publishing import deleted_up_to, find_tree
 from ..index.rows import tree_key
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ def pin(database: Database, store: ObjectStore, wanted: Filter) -> Pinned:
         except ObjectExistsError:
             log.debug("%s is marked already", key)
         with database.write() as db:
-            tree = find_tree(db, key)
-            gone = tree is None or (tree.hidden and not tree.pinned)
+            gone = not _is_kept(db, key)
             if not gone:
                 write.pin(db, key)
         if gone:
@@ -55,6 +55,15 @@ def unpin(database: Database, store: ObjectStore, wanted: Filter) -> Pinned:
             write.pin(db, key, pinned=False)
         log.info("%s is not pinned any more", key)
     return _said(keys)
+
+
+def _is_kept(db: Session, key: TreeKey) -> bool:
+    """Whether it is there, and not being deleted; it may be withheld."""
+    tree = find_tree(db, key)
+    if tree is None:
+        return False
+    parts = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id)).all()
+    return any(row.generation > deleted_up_to(db, key, row.part) for row in parts)
 
 
 def _said(keys: list[TreeKey]) -> Pinned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -108,7 +109,7 @@ def commit(
         _recall_deletions(database, store, tree, parts)
     with database.write() as db:
         session = publishing.require_session(db, publish_id, namespace, now)
-        seconds = now - session.opened if session.opened else None
+        seconds = time.time() - session.opened if session.opened else None
         brought = publishing.unknown_packs(db, namespace, stored)
         for manifest in manifests:
             tree, part = manifest.statement.tree, manifest.statement.part

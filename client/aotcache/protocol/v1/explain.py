@@ -13,6 +13,7 @@ from aotcache.protocol.recipe import Recipe
 MAX_FACTORS = 1000
 MAX_FACTOR = 4096  # characters of a name or value
 MAX_GROUPS = 100
+MAX_NODES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ class Explanation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissGroup:
     """Nodes that missed for the same cause. misses: how often in all. last: Unix seconds. node,
-    hash, model, differences: of the last one."""
+    hash, model, differences: of the last one. nearest: the layout, hash and platform of the tree
+    that was stored nearest then; empty: there was none. some_nodes: the last MAX_NODES of them."""
 
     reason: str
     cause: str
@@ -81,6 +83,9 @@ class MissGroup:
     hash: str
     model: str
     differences: tuple[Difference, ...]
+    namespace: str = ""
+    nearest: dict[str, str] = field(default_factory=dict)
+    some_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,8 @@ class Stats:
 
     packs, pack_bytes: by state, `live` or `condemned`. lookups: that found something. outcomes: by
     kind. pull_seconds, pull_bytes: as nodes told. saved_seconds: compile seconds of what was
-    loaded, less those of its pulls. finished: when jobs ended last, by name, Unix seconds. models:
+    loaded, less those of its pulls. finished: when jobs that did all of
+    their work ended last, by name, Unix seconds. models:
     those that take the most, at most MAX_MODELS. drift: the worst first, at most MAX_DRIFT.
     """
 

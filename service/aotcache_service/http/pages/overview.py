@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from .visitors import VisitorDep
 
 router = page_router()
 _LIMIT = 100
+_HASH = re.compile(r"/([A-Za-z0-9._-]{8,128})(?=/|:| |$)")  # in what an audit says
 _STYLE = files("aotcache_service.http.pages").joinpath("static/style.css").read_text()
 
 
@@ -111,7 +113,9 @@ def audit_page(
 ) -> Response:
     with context.database.read() as db:
         rows = audit.listed(db, visitor.caller.namespaces, before=before, limit=_LIMIT)
-    return render(request, "audit.html", visitor, rows=rows, more=len(rows) == _LIMIT)
+    hashes = {row.id: found[1] for row in rows if (found := _HASH.search(row.what))}
+    more = len(rows) == _LIMIT
+    return render(request, "audit.html", visitor, rows=rows, hashes=hashes, more=more)
 
 
 @router.get("/style.css")

@@ -40,8 +40,8 @@ def trees_page(
     model: Text = "",
     platform: Text = "",
     publisher: Text = "",
-    pinned: bool = False,
-    quarantined: bool = False,
+    pinned: Text = "",
+    quarantined: Text = "",
     sort: Text = "created",
     order: Text = "desc",
     cursor: Text = "",
@@ -56,8 +56,8 @@ def trees_page(
         model=model,
         platform_id=platform,
         publisher=publisher,
-        pinned=pinned,
-        quarantined=quarantined,
+        pinned=bool(pinned),
+        quarantined=bool(quarantined),
     )
     text = search.strip()
     with context.database.read() as db:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
-from aotcache.protocol.v1.collect import Collect, Collection
+from aotcache.protocol.v1.collect import Collect, Collection, Keep
 
 from ...auth import ADMIN
 from ..access import CallerDep
@@ -20,7 +22,7 @@ async def begin(asked: Collect, context: ContextDep, caller: CallerDep) -> Colle
     """Start a collection. It goes on when this is answered: ask how with GET."""
     caller.require_all(ADMIN)
     action = "reconcile" if asked.reconcile_only else "collect"
-    async with audited(context, caller, action, f"{asked}"):
+    async with audited(context, caller, action, _words(asked)):
         return await context.in_storage(context.collector.begin, asked)
 
 
@@ -29,3 +31,10 @@ async def last(context: ContextDep, caller: CallerDep) -> Collection:
     """The collection that is under way, or what the last one did."""
     caller.require_all(ADMIN)
     return await context.in_storage(context.collector.last)
+
+
+def _words(asked: Collect) -> str:
+    keep = asked.keep or Keep()
+    said = ["dry run"] if asked.dry_run else []
+    said += [f"keep {value} {name}" for name, value in asdict(keep).items() if value]
+    return ", ".join(said)

@@ -45,6 +45,9 @@ def get_trees(
     engine: Text = "",
     model: Text = "",
     platform: PlatformId = "",
+    publisher: Text = "",
+    pinned: bool = False,
+    quarantined: bool = False,
     sort: Sort = "created",
     order: Literal["asc", "desc"] = "desc",
     cursor: Text = "",
@@ -64,6 +67,9 @@ def get_trees(
         platform_id=platform and check_platform_id(platform),
         engine=engine,
         model=model,
+        publisher=publisher,
+        pinned=pinned,
+        quarantined=quarantined,
     )
     with context.database.read() as db:
         return list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=limit)

@@ -47,7 +47,7 @@ def upgrade() -> None:
         "served.tree_id = held.tree_id AND served.part = held.part AND served.newest))"
     )
     op.add_column("quarantines", sa.Column("first", INT, nullable=False, server_default="1"))
-    op.add_column("sessions", sa.Column("opened", INT, nullable=False, server_default="0"))
+    op.add_column("sessions", sa.Column("opened", sa.Float(), nullable=False, server_default="0"))
     op.create_table(
         "jobs",
         sa.Column("name", STR, nullable=False),
@@ -70,6 +70,7 @@ def upgrade() -> None:
         sa.Column("reason", STR, nullable=False),
         sa.Column("cause", STR, nullable=False),
         sa.Column("differences", sa.JSON(), nullable=False),
+        sa.Column("nearest", sa.JSON(), nullable=False),
         sa.Column("count", INT, nullable=False),
         sa.Column("last", INT, nullable=False),
         sa.PrimaryKeyConstraint(
