@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from aotcache.net.http import HttpClient
 from aotcache.probe.trees import FoundTree
@@ -141,10 +141,17 @@ def sign_in(page: Page, token: str) -> None:
     page.goto("/")
     page.get_by_label("Admin token").fill(token)
     page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
 
-def hashes(page: Page) -> list[str]:
-    return [text.strip() for text in page.locator("tbody th a.mono").all_inner_texts()]
+def listed(page: Page) -> Locator:
+    """To be expected, not read: a form's answer may still be on its way."""
+    return page.locator("tbody th a.mono")
+
+
+def hashes(page: Page, count: int) -> list[str]:
+    expect(listed(page)).to_have_count(count)
+    return [text.strip() for text in listed(page).all_inner_texts()]
 
 
 PAGES = ("overview", "trees", "tree", "confirm", "files", "misses", "audit", "sign-in", "error")
@@ -183,14 +190,15 @@ def test_sign_in_and_out(browser: Browser, filled: Filled) -> None:
     assert page.url.startswith(f"{filled.url}/sign-in")
     page.get_by_label("Admin token").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
-    assert "refused" in page.get_by_role("alert").inner_text()
+    expect(page.get_by_role("alert")).to_contain_text("refused")
     page.get_by_label("Admin token").fill(filled.token)
     page.get_by_role("button", name="Sign in").click()
-    assert page.url == filled.url + filled.at(MODELS[0])
+    expect(page).to_have_url(filled.url + filled.at(MODELS[0]))
     (cookie,) = context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
     assert filled.token[-43:] not in json.dumps(context.storage_state())
     page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Admin token")).to_be_visible()
     page.goto("/trees")
     assert "/sign-in" in page.url
     context.close()
@@ -199,23 +207,23 @@ def test_sign_in_and_out(browser: Browser, filled: Filled) -> None:
 def test_search_sort_and_filter(page: Page, filled: Filled) -> None:
     page.get_by_role("link", name="Trees").click()
     every = {tree.hash[:16] for tree in filled.trees.values()}
-    assert set(hashes(page)) == every
+    assert set(hashes(page, len(every))) == every
     page.get_by_label("Hash or model").fill("QWEN")
     page.get_by_role("button", name="Show").click()
-    assert hashes(page) == [filled.trees[MODELS[1]].hash[:16]]
+    expect(listed(page)).to_have_text([filled.trees[MODELS[1]].hash[:16]])
     page.get_by_label("Hash or model").fill(filled.trees[MODELS[2]].hash[:10])
     page.get_by_label("Hash or model").press("Enter")
-    assert hashes(page) == [filled.trees[MODELS[2]].hash[:16]]
+    expect(listed(page)).to_have_text([filled.trees[MODELS[2]].hash[:16]])
     page.get_by_role("link", name="Clear").click()
     page.get_by_role("combobox", name="Model").select_option(MODELS[0])
     page.get_by_role("button", name="Show").click()
-    assert hashes(page) == [filled.trees[MODELS[0]].hash[:16]]
+    expect(listed(page)).to_have_text([filled.trees[MODELS[0]].hash[:16]])
     page.goto("/trees")
     page.get_by_role("link", name="Hash", exact=True).click()
-    assert hashes(page) == sorted(every, reverse=True)
+    expect(listed(page)).to_have_text(sorted(every, reverse=True))
     page.get_by_role("link", name=re.compile("^Hash")).click()
-    assert hashes(page) == sorted(every)
-    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    expect(listed(page)).to_have_text(sorted(every))
+    expect(page.locator("th[aria-sort]")).to_have_attribute("aria-sort", "ascending")
 
 
 def test_pin_quarantine_release_and_delete(page: Page, filled: Filled) -> None:
@@ -227,10 +235,12 @@ def test_pin_quarantine_release_and_delete(page: Page, filled: Filled) -> None:
         if action == "Quarantine":
             page.get_by_label("Reason").fill("driver 590 crashes")
         page.get_by_role("button", name=action, exact=True).click()
+        expect(page.get_by_role("status")).to_be_visible()
 
     page.goto(at)
     page.get_by_role("link", name="Pin").click()
     page.get_by_role("link", name="No, go back").click()
+    page.wait_for_url(filled.url + at)
     assert page.get_by_text("pinned", exact=True).count() == 0
     act("Pin")
     assert "pinned now" in page.get_by_role("status").inner_text()
@@ -239,13 +249,14 @@ def test_pin_quarantine_release_and_delete(page: Page, filled: Filled) -> None:
     act("Quarantine")
     assert "driver 590 crashes" in page.content()
     page.goto("/trees?quarantined=1")
-    assert hashes(page) == [filled.trees[MODELS[2]].hash[:16]]
+    expect(listed(page)).to_have_text([filled.trees[MODELS[2]].hash[:16]])
     act("Release")
     assert "served again" in page.get_by_role("status").inner_text()
     act("Delete")
     assert page.url.endswith("/trees?done=delete")
-    assert filled.trees[MODELS[2]].hash[:16] not in hashes(page)
+    assert filled.trees[MODELS[2]].hash[:16] not in hashes(page, len(filled.trees) - 1)
     page.get_by_role("link", name="Audit").click()
+    page.wait_for_url("**/audit")
     said = page.locator("tbody").inner_text()
     for action in ("pin", "unpin", "quarantine", "release", "delete"):
         assert re.search(rf"\b{action}\t.*{filled.trees[MODELS[2]].hash}", said), action
@@ -315,10 +326,11 @@ def test_a_page_of_many(page: Page, filled: Filled, tmp_path: Path) -> None:
         tree = small_tree(tmp_path / f"{number}", name=f"many {number}", model_bytes=100)
         publish_tree(filled.site(), tree)
     page.goto("/trees?sort=created&order=desc")
-    assert len(first := hashes(page)) == 50
+    first = hashes(page, 50)
     page.get_by_role("link", name="Next page").click()
-    second = hashes(page)
+    expect(listed(page).first).not_to_have_text(first[0])
+    second = [text.strip() for text in listed(page).all_inner_texts()]
     assert len(second) >= 10
     assert not set(first) & set(second)
     page.get_by_role("link", name="First page").click()
-    assert hashes(page) == first
+    expect(listed(page)).to_have_text(first)

@@ -14,6 +14,7 @@ from aotcache.errors import NotFoundError, UsageError
 from aotcache.protocol.v1.trees import (
     MAX_LIMIT,
     SORTS,
+    VALUES,
     TreeDetail,
     TreeDetails,
     TreePage,
@@ -24,6 +25,7 @@ from .rows import stored_part, summary
 
 ORDERS = ("asc", "desc")
 _MAX_INT = 1 << 63
+_FEW = 2000  # trees that are read and sorted as fast as a page of a common value is found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,23 +44,22 @@ class Filter:
     pinned: bool = False
     quarantined: bool = False
 
+    def values(self) -> dict[str, str]:
+        """Those that are asked for, by column."""
+        return {name: value for name in VALUES if (value := getattr(self, name))}
+
     def conditions(
-        self, *, hidden: bool = False, walked: bool = False
+        self, *, hidden: bool = False, unindexed: Iterable[str] = ()
     ) -> list[ColumnElement[bool]]:
-        """hidden: those that are not served too. walked: not by the indexes of these values."""
+        """hidden: those that are not served too. unindexed: columns whose indexes are not to
+        serve."""
         found: list[ColumnElement[bool]] = []
         if not hidden:
             # All of a tree may be quarantined: it is stored, and shown.
             found.append(TreeRow.hidden.is_(False) | TreeRow.quarantined)
-        for column, value in (
-            (TreeRow.layout, self.layout),
-            (TreeRow.platform_id, self.platform_id),
-            (TreeRow.engine, self.engine),
-            (TreeRow.model, self.model),
-            (TreeRow.publisher, self.publisher),
-        ):
-            if value:
-                found.append((column + "" if walked else column) == value)
+        for name, value in self.values().items():
+            column = getattr(TreeRow, name)
+            found.append((column + "" if name in unindexed else column) == value)
         for flag, on in ((TreeRow.pinned, self.pinned), (TreeRow.quarantined, self.quarantined)):
             if on:
                 found.append(flag.expression)
@@ -88,9 +89,7 @@ def list_trees(
         raise UsageError(f"limit is 1 to {MAX_LIMIT}, not {limit}")
     column = getattr(TreeRow, sort)
     query = select(TreeRow, RecipeRow).outerjoin(RecipeRow, RecipeRow.id == TreeRow.recipe_id)
-    # SQLite would sort all that have a value, PostgreSQL sees whether these are many.
-    walked = sort != "created" and db.get_bind().dialect.name == "sqlite"
-    query = query.where(*wanted.conditions(walked=walked))
+    query = query.where(*wanted.conditions(unindexed=_unindexed(db, wanted, sort)))
     if cursor:
         after = tuple_(*_decode_cursor(cursor, sort, order))
         place = tuple_(column, TreeRow.id)
@@ -107,6 +106,20 @@ def list_trees(
         return TreePage(trees=trees)
     last = page[-1][0]
     return TreePage(trees=trees, cursor=_encode_cursor(sort, order, getattr(last, sort), last.id))
+
+
+def _unindexed(db: Session, wanted: Filter, sort: str) -> list[str]:
+    """Which columns' indexes SQLite should leave alone. PostgreSQL knows how many have a value;
+    SQLite would sort a million trees of one value, or walk as many to find the few of another."""
+    if db.get_bind().dialect.name != "sqlite":
+        return []
+    common = []
+    for name, value in wanted.values().items():
+        having = select(TreeRow.id).where(getattr(TreeRow, name) == value).limit(_FEW).subquery()
+        if db.scalar(select(func.count()).select_from(having)) == _FEW:
+            common.append(name)
+    # The index of a common value has its trees as they were created, and in no other order.
+    return [] if sort == "created" and len(common) == len(wanted.values()) else common
 
 
 def tree_details(db: Session, wanted: Filter) -> TreeDetails:
