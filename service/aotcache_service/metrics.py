@@ -22,6 +22,12 @@ LOOKUPS = Counter(
     ["by", "result", "reason"],
     registry=REGISTRY,
 )
+LEASES = Counter(
+    "aotcache_leases",
+    "Answers to nodes that asked whether somebody compiles what is not stored",
+    ["state"],
+    registry=REGISTRY,
+)
 OUTCOMES = Counter(
     "aotcache_outcomes",
     "What engines did with parts that nodes had pulled",

@@ -16,6 +16,7 @@ DEFAULT_TOKEN_RATE = 1000
 DEFAULT_QUARANTINE_NODES = 3
 DEFAULT_COLLECT_HOURS = 24
 DEFAULT_GRACE_HOURS = 24
+DEFAULT_LEASE_SECONDS = 15
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600  # S3's own bound
 
 
@@ -33,7 +34,8 @@ class ServiceSettings:
     more; 0: it always is. s3_public_endpoint: S3 as nodes reach it, where that is not the
     service's own endpoint. collect_hours: between two collections; 0: only when somebody asks.
     grace_seconds: how long a pack is left that nothing refers to any more, longer than any session
-    or pull. keep: which trees a collection leaves.
+    or pull. lease_seconds: how long a node that compiles keeps others waiting without being heard
+    of; 0: nobody waits. keep: which trees a collection leaves.
     """
 
     data_dir: Path
@@ -48,6 +50,7 @@ class ServiceSettings:
     s3_public_endpoint: str = ""
     collect_hours: int = DEFAULT_COLLECT_HOURS
     grace_seconds: int = DEFAULT_GRACE_HOURS * 3600
+    lease_seconds: int = DEFAULT_LEASE_SECONDS
     keep: Keep = field(default_factory=Keep)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aotcache.protocol.v1.collect import Collect, Collection
     from aotcache.protocol.v1.explain import Explain, Explanation, Misses
     from aotcache.protocol.v1.keys import Revoked, RevokeKey
+    from aotcache.protocol.v1.leases import AskLease, EndLease, Lease, LeaseEnded
     from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
     from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
@@ -242,6 +243,17 @@ class Index:
 
         path = f"/v1/publish/{check_publish_id(publish_id)}/commit"
         return self._client.request_json("POST", path, commit, Committed, repeat=True)
+
+    def lease(self, asked: AskLease) -> Lease:
+        """Takes `asked.wait` seconds where somebody else compiles it."""
+        from aotcache.protocol.v1.leases import Lease
+
+        return self._client.request_json("POST", "/v1/leases", asked, Lease, repeat=True)
+
+    def end_lease(self, asked: EndLease) -> LeaseEnded:
+        from aotcache.protocol.v1.leases import LeaseEnded
+
+        return self._client.request_json("POST", "/v1/leases/end", asked, LeaseEnded, repeat=True)
 
     def outcome(self, outcome: Outcome) -> None:
         data = msgspec.json.encode(outcome)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import time
 from pathlib import Path
 
 import click
@@ -16,11 +15,13 @@ from aotcache.protocol.v1.collect import Keep
 from .. import logs
 from ..http.app import create_app
 from ..http.tracing import traced
+from ..http.waiting import Waiting
 from ..index.tokens import any_usable
 from ..settings import (
     DEFAULT_COLLECT_HOURS,
     DEFAULT_GRACE_HOURS,
     DEFAULT_HOST,
+    DEFAULT_LEASE_SECONDS,
     DEFAULT_PORT,
     DEFAULT_PRESIGN_SECONDS,
     DEFAULT_QUARANTINE_NODES,
@@ -88,6 +89,14 @@ HOUR = 3600
     help="How long a pack is left that nothing refers to any more: longer than any pull takes.",
 )
 @click.option(
+    "--lease-seconds",
+    envvar="AOTCACHE_LEASE_SECONDS",
+    type=click.IntRange(0, 600),
+    default=DEFAULT_LEASE_SECONDS,
+    show_default=True,
+    help="How long nodes wait for one that compiles and is not heard of any more.  0: none waits.",
+)
+@click.option(
     "--keep-days",
     envvar="AOTCACHE_KEEP_DAYS",
     type=click.IntRange(0),
@@ -136,6 +145,7 @@ def serve(
     quarantine_nodes: int,
     collect_hours: int,
     grace_hours: int,
+    lease_seconds: int,
     keep_days: int,
     keep_bytes: int,
     keep_per_recipe: int,
@@ -156,6 +166,7 @@ def serve(
         s3_public_endpoint=s3_public_endpoint,
         collect_hours=collect_hours,
         grace_seconds=grace_hours * HOUR,
+        lease_seconds=lease_seconds,
         keep=Keep(days=keep_days, bytes=keep_bytes, per_recipe=keep_per_recipe),
     )
     with unusable_data(settings):
@@ -166,7 +177,7 @@ def serve(
         # Here and not in uvicorn, whose answer to a failed start is a traceback and status 3.
         context.database.migrate()
         with context.database.read() as db:
-            closed = any_usable(db, int(time.time()))
+            closed = any_usable(db, context.database.now())
     if not closed and not settings.is_local:
         raise click.UsageError(
             f"--host {host}: there is no token, so whoever reaches the port could publish code "
@@ -198,15 +209,20 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=10,
         )
-        _Server(config, line).run(sockets=[listener])
+        _Server(config, line, context.waiting).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it does."""
+    """Says where it listens once it does. Who waits for a lease is answered before it ends."""
 
-    def __init__(self, config: uvicorn.Config, line: str) -> None:
+    def __init__(self, config: uvicorn.Config, line: str, waiting: Waiting) -> None:
         super().__init__(config)
         self._line = line
+        self._waiting = waiting
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._waiting.close()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,8 +64,8 @@ def create(
             check_namespace(namespace)
     if len(name) > MAX_NAME or not name.isprintable():
         raise UsageError(f"--name: at most {MAX_NAME} printable characters")
-    now = int(time.time())
     with index_of(_settings(**where)) as database, database.write() as db:
+        now = database.now()
         made = tokens.create(
             db,
             name=name,
@@ -87,8 +86,8 @@ def create(
 @_as_json
 def list_tokens(as_json: bool, **where: Any) -> None:
     """List all tokens that were ever made, without their secrets."""
-    now = int(time.time())
     with index_of(_settings(**where)) as database, database.read() as db:
+        now = database.now()
         rows = [_shown(row, now) for row in tokens.listed(db)]
     if as_json:
         click.echo(json.dumps(rows))
@@ -110,7 +109,7 @@ def revoke(token_id: str, as_json: bool, **where: Any) -> None:
     """Revoke the token of this ID (`token list`), at once and for ever."""
     with index_of(_settings(**where)) as database, database.write() as db:
         try:
-            tokens.revoke(db, token_id, int(time.time()))
+            tokens.revoke(db, token_id, database.now())
         except NotFoundError as error:
             raise UsageError(str(error)) from error
     click.echo(json.dumps({"id": token_id}) if as_json else f"{token_id} is revoked")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -30,15 +29,17 @@ AuthorizationDep = Annotated[str | None, Security(_header)]
 
 class Gate:
     """Lets requests in. closed: nobody without a token, though there be none in the index; so it is
-    for good once there was one, should the database be replaced by an empty one."""
+    for good once there was one, should the database be replaced by an empty one. clock: seconds, as
+    tokens expire by."""
 
-    def __init__(self, limit: RateLimit, *, closed: bool) -> None:
+    def __init__(self, limit: RateLimit, clock: Callable[[], int], *, closed: bool) -> None:
         self._limit = limit
+        self._clock = clock
         self._closed = closed
 
     def callers(self, db: Session, headers: Sequence[str]) -> list[Caller | Exception]:
         """For each Authorization header who asks, or why the request is refused."""
-        found = tokens.callers(db, headers, int(time.time()))
+        found = tokens.callers(db, headers, self._clock())
         is_open = any(isinstance(one, Caller) and not one.token for one in found)
         if is_open and self._closed:
             return [no_token(header) for header in headers]

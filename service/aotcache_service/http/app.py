@@ -32,6 +32,7 @@ from .v1 import (
     collect,
     explain,
     keys,
+    leases,
     lookup,
     objects,
     outcomes,
@@ -63,7 +64,9 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
         database=database,
         store=opened,
         usage=UsageCounter(database),
-        gate=Gate(RateLimit(settings.token_rate), closed=not settings.is_local).callers,
+        gate=Gate(
+            RateLimit(settings.token_rate), database.now, closed=not settings.is_local
+        ).callers,
         collector=Collector(settings, database, opened),
         totals=Totals(database),
         presigner=open_presigner(opened.url, settings.s3_public_endpoint, settings.presign_seconds),
@@ -100,7 +103,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
     app.include_router(health.router)
     app.include_router(metrics.router)
     calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)
-    for routes in (*calls, collect, explain, stats):
+    for routes in (*calls, leases, collect, explain, stats):
         app.include_router(routes.router, prefix="/v1")
     for pages in (overview, pages_trees, tree, actions, sign_in):
         app.include_router(pages.router)

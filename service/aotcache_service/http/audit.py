@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from ..auth import Caller
 from ..index import audit as index
 from ..index.operation import AuditRow
-from .context import Context, now
+from .context import Context
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ async def audited(
 ) -> AsyncIterator[None]:
     """Around it. namespace: empty for all."""
     row = AuditRow(
-        at=now(),
+        at=context.database.now(),
         token=caller.token,
         way=way,
         namespace=namespace,

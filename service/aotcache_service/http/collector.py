@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from dataclasses import asdict
 
 import msgspec
@@ -124,7 +123,7 @@ class Collector:
             self._database,
             self._store,
             asked.keep or self._settings.keep,
-            clock=lambda: int(time.time()),
+            clock=self._database.now,
             grace=self._settings.grace_seconds,
             dry_run=asked.dry_run,
             go_on=go_on,

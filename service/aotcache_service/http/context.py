@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +10,13 @@ from typing import Annotated, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
+from aotcache.protocol.v1.leases import AskLease
 from aotcache.protocol.v1.lookup import Lookup, Miss
 from aotcache.storage.base import ObjectStore
 
 from ..auth import Caller
 from ..index.database import Database
+from ..index.leases import Held, ask_all
 from ..index.lookup import Callers, Found, lookup_all
 from ..index.totals import Totals
 from ..index.usage import UsageCounter
@@ -24,6 +25,7 @@ from ..settings import ServiceSettings
 from .collector import Collector
 from .gather import Gather
 from .limits import Uploads
+from .waiting import Waiting
 
 TOKEN = "aotcache.token"  # in a request's scope: the id of the token that it came with  # noqa: S105
 UPLOADS = 8
@@ -58,6 +60,8 @@ class Context:
     )
     lookups: Gather[tuple[Lookup, str], Found | Miss] = field(init=False)
     callers: Gather[str, Caller] = field(init=False)
+    leases: Gather[AskLease, Held | None] = field(init=False)
+    waiting: Waiting = field(init=False)
 
     def __post_init__(self) -> None:
         threads = 1 if self.database.sqlite_file else LOOKUP_THREADS
@@ -65,6 +69,10 @@ class Context:
             lambda asked: lookup_all(self.database, asked, self.gate, self.storage_url), threads
         )
         self.callers = Gather(self._callers, threads)
+        self.leases = Gather(
+            lambda asked: ask_all(self.database, asked, self.settings.lease_seconds), 1
+        )
+        self.waiting = Waiting(self.database)
 
     def _callers(self, headers: Sequence[str]) -> list[Caller | Exception]:
         with self.database.read() as db:
@@ -74,6 +82,7 @@ class Context:
         """Nobody asks any more."""
         self.lookups.close()
         self.callers.close()
+        self.leases.close()
 
     @property
     def storage_url(self) -> str:
@@ -85,10 +94,6 @@ class Context:
         return await to_thread.run_sync(
             partial(call, *args, **kwargs), limiter=self.storage_threads
         )
-
-
-def now() -> int:
-    return int(time.time())
 
 
 async def _context(request: Request) -> Context:

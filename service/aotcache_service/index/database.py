@@ -6,7 +6,9 @@ reads before it writes means the same on either. Readers never wait: they see a 
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -29,6 +31,7 @@ BUSY_SECONDS = 15
 OLDEST_SQLITE = (3, 33)  # of 2020: the first with UPDATE FROM
 _WRITER_LOCK = 0x616F7463  # "aotc": any number, the same in every replica
 _WRITER = "aotcache_writer"
+_CLOCK_SECONDS = 60  # between two looks at the database's clock
 
 
 class Database:
@@ -69,8 +72,19 @@ class Database:
                 f"the index lies in SQLite or PostgreSQL, not in {parsed.get_backend_name()}"
             )
         self._writer = self._engine.execution_options(**{_WRITER: True})
-        event.listen(self._engine, "begin", _begin)
+        event.listen(self._engine, "begin", self._begin)
+        self._clock = time.time() - time.monotonic()  # what to add to the latter
+        self._clock_good_until = -math.inf
         self.url = parsed.render_as_string(hide_password=True)
+
+    def time(self) -> float:
+        """Seconds since 1970 by the clock that all replicas share: the database's, as it was seen
+        at most a minute before the last transaction. Asks nobody."""
+        return time.time() if self.sqlite_file is not None else time.monotonic() + self._clock
+
+    def now(self) -> int:
+        """`time` in whole seconds."""
+        return int(self.time())
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -115,6 +129,24 @@ class Database:
             return nullcontext()
         return FileLock(f"{self.sqlite_file}.lock")
 
+    def _begin(self, connection: Connection) -> None:
+        writer = connection.get_execution_options().get(_WRITER, False)
+        if self.sqlite_file is not None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+            return
+        if writer:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
+        if time.monotonic() >= self._clock_good_until:
+            self._look_at_clock(connection)
+
+    def _look_at_clock(self, connection: Connection) -> None:
+        """A replica whose own clock is wrong must not end others' sessions and leases."""
+        begin = time.monotonic()
+        asked = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())")
+        seconds = float(asked.scalar_one())
+        end = time.monotonic()
+        self._clock, self._clock_good_until = seconds - (begin + end) / 2, end + _CLOCK_SECONDS
+
     def _revision(self, engine: Engine) -> list[str]:
         if self.sqlite_file is not None:
             with engine.connect() as connection:
@@ -130,11 +162,3 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _begin(connection: Connection) -> None:
-    writer = connection.get_execution_options().get(_WRITER, False)
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
-    elif writer:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")

@@ -105,3 +105,22 @@ class SignInRow(Base):
     digest: Mapped[str] = mapped_column(primary_key=True)
     token: Mapped[str]
     expires: Mapped[int] = mapped_column(index=True)
+
+
+class LeaseRow(Base):
+    """A node compiles this part. any_cpu: the platform's id without the CPU, that it may be
+    published under. compile_seconds: what it took before, if that was known when it began."""
+
+    __tablename__ = "leases"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    layout: Mapped[str] = mapped_column(primary_key=True)
+    platform_id: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    any_cpu: Mapped[str]
+    holder: Mapped[str]
+    node: Mapped[str]
+    started: Mapped[float]
+    expires: Mapped[float] = mapped_column(index=True)
+    compile_seconds: Mapped[float | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, func, select
@@ -164,7 +163,9 @@ def neighbour_parts(db: Session, key: TreeKey, recipe: Recipe | None) -> Sequenc
     return sorted(found, key=lambda row: trees.index(row.tree_id))
 
 
-def open_session(db: Session, publish_id: str, key: TreeKey, now: int, expires: int) -> None:
+def open_session(
+    db: Session, publish_id: str, key: TreeKey, now: int, expires: int, opened: float = 0.0
+) -> None:
     """A new session, or the one of this id extended. Forgets those that are over."""
     db.execute(delete(SessionRow).where(SessionRow.expires <= now))
     row = db.get(SessionRow, publish_id)
@@ -176,7 +177,7 @@ def open_session(db: Session, publish_id: str, key: TreeKey, now: int, expires: 
             hash=key.hash,
             platform_id=key.platform,
             expires=expires,
-            opened=time.time(),
+            opened=opened,
         )
         db.add(row)
     elif (row.namespace, row.layout, row.hash, row.platform_id) != (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -99,7 +98,7 @@ class UsageCounter:
     def _run(self) -> None:
         turn = sampled = 0
         while True:
-            now = int(time.time())
+            now = self._database.now()
             if now // history.HOUR != sampled:
                 sampled = now // history.HOUR
                 self._sample(now)

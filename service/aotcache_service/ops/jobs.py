@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 from sqlalchemy import update
@@ -30,8 +29,8 @@ class Job:
     def take(self, every: int) -> bool:
         """every: seconds. False where the last one that did all of it ended less than that ago, or
         the last one of all began just now. Raises BusyError while somebody has it."""
-        now = _now()
         with self._database.write() as db:
+            now = self._database.now()
             row = db.get(JobRow, self._name)
             if row is None:
                 row = JobRow(name=self._name, holder="", until=0, started=0, finished=0, done=0)
@@ -50,12 +49,12 @@ class Job:
     def go_on(self) -> None:
         """To be called between steps. Raises BusyError where one took too long and somebody else
         has the turn now."""
-        if not self._set(until=_now() + TURN):
+        if not self._set(until=self._database.now() + TURN):
             raise BusyError(f"{self._name} goes on elsewhere: this one took too long for a step")
 
     def end(self, *, done: bool) -> None:
         """done: all of it."""
-        now = _now()
+        now = self._database.now()
         values: dict[str, Any] = {"until": 0, "finished": now, "report": self.report}
         self._set(**values, **({"done": now} if done else {}))
 
@@ -73,8 +72,4 @@ def last(database: Database, name: str) -> tuple[bool, int, int, dict[str, Any]]
         row = db.get(JobRow, name)
     if row is None:
         return False, 0, 0, {}
-    return row.until > _now(), row.started, row.finished, row.report
-
-
-def _now() -> int:
-    return int(time.time())
+    return row.until > database.now(), row.started, row.finished, row.report

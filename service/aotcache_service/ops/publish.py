@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,7 +28,7 @@ from aotcache.protocol.names import (
 from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from aotcache.storage.base import ObjectStore
 
-from ..index import history, publishing, write
+from ..index import history, leases, publishing, write
 from ..index.database import Database
 from ..metrics import PUBLISH_SECONDS, PUBLISHED_BYTES, PUBLISHED_PARTS
 from .reading import read_deletions, read_manifest, stored_size
@@ -62,7 +61,7 @@ def open_session(
     parts = tuple(dict.fromkeys(asked.parts))
     _recall_deletions(database, store, key, parts)
     with database.write() as db:
-        publishing.open_session(db, asked.publish_id, key, now, now + lifetime)
+        publishing.open_session(db, asked.publish_id, key, now, now + lifetime, database.time())
         newest = publishing.newest_parts(db, key)
         neighbours = [row for part, row in newest.items() if part not in parts]
         neighbours += publishing.neighbour_parts(db, key, asked.recipe)
@@ -109,7 +108,7 @@ def commit(
         _recall_deletions(database, store, tree, parts)
     with database.write() as db:
         session = publishing.require_session(db, publish_id, namespace, now)
-        seconds = time.time() - session.opened if session.opened else None
+        seconds = database.time() - session.opened if session.opened else None
         brought = publishing.unknown_packs(db, namespace, stored)
         for manifest in manifests:
             tree, part = manifest.statement.tree, manifest.statement.part
@@ -126,6 +125,7 @@ def commit(
             publishing.require_base(db, names[_key(manifest)], manifest)
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
+            leases.end_published(db, tree, part)
         db.delete(session)
         size = sum(stored[name] for name in brought)
         history.add(db, {history.place(namespace, history.PUBLISHED, now): size})

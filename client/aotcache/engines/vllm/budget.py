@@ -1,4 +1,4 @@
-"""The budget: how long an engine process waits for the cache at most, in all of its start."""
+"""A budget: how long an engine process waits at most, in all of its start."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from aotcache.settings import DEFAULT_DEADLINE
 
 
 class Budget:
-    """total and waited in seconds. A deadline that is not a number counts as the default: it must
+    """total and waited in seconds. A setting that is not a number counts as the default: it must
     not keep an engine from starting (`aotcache doctor` names it)."""
 
-    def __init__(self, deadline: str | None) -> None:
+    def __init__(self, setting: str | None, default: float = DEFAULT_DEADLINE) -> None:
         try:
-            total = float(deadline or DEFAULT_DEADLINE)
+            total = float(setting or default)
         except ValueError:
-            total = DEFAULT_DEADLINE
-        self.total = total if math.isfinite(total) else DEFAULT_DEADLINE
+            total = default
+        self.total = total if math.isfinite(total) else default
         self.waited = 0.0
 
     @property

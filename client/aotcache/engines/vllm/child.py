@@ -12,10 +12,11 @@ from contextlib import suppress
 
 import msgspec
 
-from aotcache.engines.vllm.jobs import Answer, Fetch, Tell
+from aotcache.engines.vllm.jobs import Answer, Compiled, Fetch, Tell, Wait
+from aotcache.protocol.v1.leases import HELD
 
 _LONGEST = 3600.0  # seconds of one wait: the kernel's own limit is weeks, a deadline has none
-_PATIENCE = 60.0  # seconds that a companion may take to tell outcomes, nobody waits for it
+PATIENCE = 60.0  # seconds that a companion may take to tell outcomes, nobody waits for it
 
 
 class Companion:
@@ -26,8 +27,13 @@ class Companion:
         self._buffer = b""
         self.unanswered = 0
 
-    def ask(self, job: Fetch | Tell) -> None:
+    def ask(self, job: Fetch | Tell | Wait) -> None:
         """Raises OSError where no process can be started, or it has died."""
+        self.say(job)
+        self.unanswered += 1
+
+    def say(self, job: Fetch | Tell | Wait | Compiled) -> None:
+        """As `ask`, where there is no answer."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "aotcache.engines.vllm.companion"],
@@ -42,7 +48,6 @@ class Companion:
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(job) + b"\n")
         self._process.stdin.flush()
-        self.unanswered += 1
 
     def answer(self, timeout: float) -> Answer | None:
         """The next answer; None: it took longer than `timeout` seconds."""
@@ -65,8 +70,10 @@ class Companion:
                 return Answer(error=f"its companion process ended with code {code}", fatal=True)
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        self.unanswered -= 1
-        return msgspec.json.decode(line, type=Answer)
+        answer = msgspec.json.decode(line, type=Answer)
+        if answer.turn != HELD:
+            self.unanswered -= 1
+        return answer
 
     def kill(self) -> None:
         """What it was at is left: a pull that was killed leaves whole units only."""
@@ -76,8 +83,8 @@ class Companion:
             self._process = None
             self._buffer, self.unanswered = b"", 0
 
-    def leave(self) -> None:
-        """Let it finish what it was asked and end; nobody waits for it."""
+    def leave(self, patience: float = PATIENCE) -> None:
+        """Let it finish what it was asked and end, within so many seconds; nobody waits for it."""
         process = self._process
         if process is None:
             return
@@ -88,7 +95,7 @@ class Companion:
 
         def reap() -> None:
             try:
-                process.wait(_PATIENCE)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

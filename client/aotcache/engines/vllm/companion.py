@@ -2,8 +2,9 @@
 
 A process of its own, because it can be killed when the budget is spent, shares no interpreter lock
 with the loading of weights, and takes whatever goes wrong with it. It answers the jobs on its
-stdin, one after the other, and ends when that is closed: at once where it pulls, as the engine was
-killed then, and the next one would wait for the lock of its tree.
+stdin, one after the other, and ends when that is closed: at once where it pulls or waits, as the
+engine was killed then, and the next one would wait for the lock of its tree; once that is published
+where it holds a lease on what the engine compiled.
 """
 
 from __future__ import annotations
@@ -14,52 +15,75 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aotcache.engines.vllm.jobs import Answer, Brought, Fetch, Tell
+from aotcache.engines.vllm.jobs import Answer, Brought, Compiled, Fetch, Tell, Wait
 from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from aotcache.engines.vllm.turns import Turns
     from aotcache.protocol.v1.lookup import Miss
     from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.sync.pull import Pulled
     from aotcache.sync.site import Site
 
-
 _LOOK = 0.2  # seconds
 
-_pulling = threading.Event()
+_busy = threading.Event()  # pulls, or waits for another node
 
 
 def _follow() -> None:
     hangup = select.poll()
     hangup.register(0, 0)
     while hangup.poll():  # the other end is gone; there may be jobs left to do
-        if _pulling.is_set():
+        if _busy.is_set():
             os._exit(1)
         time.sleep(_LOOK)
 
 
+class _Shared:
+    """What the jobs of one companion share: made by the first that needs it."""
+
+    @cached_property
+    def site(self) -> Site:
+        from aotcache.sync.connect import connect_by
+
+        return connect_by(os.environ)
+
+    @cached_property
+    def turns(self) -> Turns:
+        from aotcache.engines.vllm.turns import Turns
+
+        return Turns(self.site.index, _say)
+
+
 def main() -> None:
     threading.Thread(target=_follow, name="aotcache-follow", daemon=True).start()
-    decoder = msgspec.json.Decoder(Fetch | Tell)
-    site: Site | None = None
+    decoder = msgspec.json.Decoder(Fetch | Tell | Wait | Compiled)
+    shared = _Shared()
     for line in sys.stdin.buffer:
         brought: list[Brought] = []
         why: list[str] = []
-        error, fatal = "", False
+        error, fatal, turn = "", False, ""
         try:
-            if site is None:
-                from aotcache.sync.connect import connect_by
-
-                site = connect_by(os.environ)
-            for one in _do(site, decoder.decode(line)):
-                if isinstance(one, Brought):
-                    brought.append(one)
-                else:
-                    why.append(f"{one.reason}: {one.message}")
+            job = decoder.decode(line)
+            if isinstance(job, Compiled):
+                shared.turns.compiled(job)
+                continue
+            if isinstance(job, Wait):
+                with _being_busy():
+                    turn, said = shared.turns.wait(job)
+                why.append(said)
+            else:
+                for one in _do(shared.site, job):
+                    if isinstance(one, Brought):
+                        brought.append(one)
+                    else:
+                        why.append(f"{one.reason}: {one.message}")
         except (UsageError, UnavailableError, StorageUnavailableError) as caught:
             error, fatal = str(caught), True
         except (AotcacheError, OSError) as caught:
@@ -68,9 +92,25 @@ def main() -> None:
             # A bug of ours: the engine starts all the same, and says this.
             error, fatal = f"{type(caught).__name__}: {caught}", True
         # What came before an error is there, and was waited for.
-        answer = Answer(brought=tuple(brought), why="; ".join(why), error=error, fatal=fatal)
-        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-        sys.stdout.buffer.flush()
+        _say(
+            Answer(brought=tuple(brought), why="; ".join(why), error=error, fatal=fatal, turn=turn)
+        )
+    if "turns" in vars(shared):
+        shared.turns.finish()
+
+
+def _say(answer: Answer) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _being_busy() -> Iterator[None]:
+    _busy.set()
+    try:
+        yield
+    finally:
+        _busy.clear()
 
 
 def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
@@ -88,11 +128,8 @@ def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
         for folder in tree_folders(job.cache_root):
             tell_outcomes(folder, tell)
         return
-    _pulling.set()
-    try:
+    with _being_busy():
         yield from _fetch(site, job)
-    finally:
-        _pulling.clear()
 
 
 def _fetch(site: Site, job: Fetch) -> Iterator[Brought | Miss]:

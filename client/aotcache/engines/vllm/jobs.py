@@ -27,6 +27,26 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cache_root: str
 
 
+class Wait(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Wait for the node that compiles the tree of `hash`, at most `seconds`; where nobody does,
+    have others wait for this one, if `hold`."""
+
+    cache_root: str
+    namespace: str
+    part: str
+    platform: Platform
+    recipe: Recipe
+    hash: str
+    seconds: float
+    hold: bool
+
+
+class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The tree of `hash` was compiled, and is to be published. Not answered."""
+
+    hash: str
+
+
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
     """A tree that a fetch put on the disk, or found there whole."""
 
@@ -40,9 +60,11 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """brought; why: of a miss, `reason: message`; error: what failed after that, and `fatal` where
-    it makes no sense to ask again."""
+    it makes no sense to ask again. turn: of a Wait, the state of the lease; `held` comes before the
+    last answer, with who is waited for."""
 
     brought: tuple[Brought, ...] = ()
     why: str = ""
     error: str = ""
     fatal: bool = False
+    turn: str = ""

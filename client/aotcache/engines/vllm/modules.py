@@ -86,10 +86,16 @@ def holds_artifacts(rank_path: str) -> bool:
 
 
 def end_line(
-    modules: Sequence[Module], brought: Iterable[Brought], waited: float, *, cut: bool = False
+    modules: Sequence[Module],
+    brought: Iterable[Brought],
+    waited: float,
+    *,
+    cut: bool = False,
+    for_others: float = 0.0,
 ) -> str:
     """What this start got out of the cache, in one line. cut: a pull was under way when the budget
-    ended, so that nobody knows how much of it came."""
+    ended, so that nobody knows how much of it came. for_others: seconds waited for nodes that were
+    compiling it."""
     moved = list(brought)
     # An encoder that no request may reach is built, and never run.
     ran = [module for module in modules if module.loaded or module.compiled]
@@ -107,7 +113,10 @@ def end_line(
     fetched = f"{_size(size)} moved in {seconds:.1f} s, " if moved else "nothing moved, "
     if cut:
         fetched = "a pull was cut off, "
-    return f"{head}: {said}; {fetched}waited {waited:.1f} s; not covered: {NOT_COVERED}"
+    patience = f"waited {waited:.1f} s"
+    if for_others:
+        patience += f" and {for_others:.1f} s for another node that compiled"
+    return f"{head}: {said}; {fetched}{patience}; not covered: {NOT_COVERED}"
 
 
 def _said(module: Module, moved: Sequence[Brought]) -> str:

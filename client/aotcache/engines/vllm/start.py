@@ -145,6 +145,9 @@ class Start:
         if not disk.is_there(path):
             self._fetching.ask(self._facts, module.hash)
             self._fetching.collect()
+            if not disk.is_there(path) and self._fetching.turn(self._facts, module.hash):
+                self._fetching.ask(self._facts, module.hash)
+                self._fetching.collect()
             module.why = self._fetching.closed or self._fetching.why
             module.failed = bool(self._fetching.closed) or self._fetching.failed
             module.missed = bool(module.why) and not module.failed
@@ -204,6 +207,7 @@ class Start:
             module.load_seconds += seconds
             return
         module.compiled, module.compile_seconds = True, seconds
+        self._fetching.compiled(module.hash)
         if disk.other_graph(module.note, self._facts):
             # What lies there now is this start's own.
             disk.forget(module.tree_path, self._facts.part)
@@ -244,7 +248,11 @@ class Start:
             if module.compiled and module.path and module.missed:
                 disk.keep_miss(self._facts, module, fetched.namespace)
         line = end_line(
-            self._modules, fetched.brought.values(), fetched.budget.waited, cut=fetched.cut
+            self._modules,
+            fetched.brought.values(),
+            fetched.budget.waited,
+            cut=fetched.cut,
+            for_others=fetched.waiting.waited if fetched.waited_for else 0.0,
         )
         logger.info("aotcache: %s", line)
         fetched.end(self._facts.cache_root, tell=disk.has_outcomes(self._facts.cache_root))
@@ -288,7 +296,7 @@ class Start:
         """The process ends, or the cache is given up: nothing has crashed."""
         self._marks.lift()
         self._ending.forget()
-        self._fetching.kill()
+        self._fetching.leave()
 
 
 def _uses_aot() -> bool:

@@ -20,7 +20,7 @@ from ...ops import quarantine
 from ...ops.delete import delete_trees
 from ...ops.pin import pin, unpin
 from ..audit import audited
-from ..context import Context, ContextDep, now
+from ..context import Context, ContextDep
 from .render import render
 from .route import page_router
 from .tree import PATH, KeyDep, address
@@ -79,7 +79,7 @@ def _quarantine(context: Context, key: TreeKey, form: Mapping[str, str]) -> None
         namespace=key.namespace,
         after=_generation(form.get("after", "")),
     )
-    quarantine.put(context.database, context.store, asked, now=now())
+    quarantine.put(context.database, context.store, asked, now=context.database.now())
 
 
 def _release(context: Context, key: TreeKey, form: Mapping[str, str]) -> None:

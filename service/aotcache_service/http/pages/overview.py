@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from aotcache.protocol.v1.outcomes import LOADED
 
 from ...index import audit, history, misses
-from ..context import ContextDep, now
+from ..context import ContextDep
 from .charts import HEIGHT, SPANS, WIDTH, Chart, Series, Span, bars, bucketed, line
 from .render import render
 from .route import page_router
@@ -32,7 +32,7 @@ def overview_page(
     span: Annotated[str, Query(max_length=10)] = "week",
 ) -> Response:
     chosen = next((one for one in SPANS if one.name == span), SPANS[1])
-    at = now()
+    at = context.database.now()
     with context.database.read() as db:
         told = history.read(db, visitor.caller.namespaces, chosen.starts(at)[0])
         groups = misses.groups(db, visitor.caller.namespaces, at, limit=5).groups
@@ -100,7 +100,7 @@ def _words(what: str, prefix: str) -> str:
 @router.get("/misses")
 def misses_page(request: Request, context: ContextDep, visitor: VisitorDep) -> Response:
     with context.database.read() as db:
-        found = misses.groups(db, visitor.caller.namespaces, now())
+        found = misses.groups(db, visitor.caller.namespaces, context.database.now())
     return render(request, "misses.html", visitor, groups=found.groups)
 
 

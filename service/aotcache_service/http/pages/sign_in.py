@@ -14,7 +14,7 @@ from ...auth import ADMIN
 from ...index import sign_ins
 from ...index.audit import PAGES
 from ..audit import audited
-from ..context import Context, ContextDep, now
+from ..context import Context, ContextDep
 from .render import render
 from .route import page_router
 from .visitors import LIFETIME, FormDep, Visitor, VisitorDep, is_open, new_visitor, read_form
@@ -66,9 +66,11 @@ def _own(to: str) -> str:
 
 
 def _remember(context: Context, visitor: Visitor) -> None:
-    expires = now() + LIFETIME
+    expires = context.database.now() + LIFETIME
     with context.database.write() as db:
-        sign_ins.sign_in(db, visitor.cookie, visitor.caller.token, now=now(), expires=expires)
+        sign_ins.sign_in(
+            db, visitor.cookie, visitor.caller.token, now=context.database.now(), expires=expires
+        )
 
 
 def _forget(context: Context, visitor: Visitor) -> None:

@@ -22,7 +22,7 @@ from aotcache.errors import ForbiddenError, UnauthenticatedError, UsageError
 
 from ...auth import Caller
 from ...index import sign_ins
-from ..context import TOKEN, Context, ContextDep, now
+from ..context import TOKEN, Context, ContextDep
 from ..local import require_local, require_same_site
 
 LIFETIME = 12 * 3600  # seconds that somebody stays signed in
@@ -95,7 +95,7 @@ async def _visitor(request: Request, context: ContextDep) -> Visitor:
 
 def _signed_in(context: Context, cookie: str) -> Caller | None:
     with context.database.read() as db:
-        return sign_ins.signed_in(db, cookie, now())
+        return sign_ins.signed_in(db, cookie, context.database.now())
 
 
 VisitorDep = Annotated[Visitor, Depends(_visitor)]

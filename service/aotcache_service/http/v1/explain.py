@@ -13,7 +13,7 @@ from ...auth import READ
 from ...index import misses
 from ...index.explain import HIT, explain
 from ..access import CallerDep
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["lookup"])
@@ -27,7 +27,7 @@ def post_explain(asked: Explain, context: ContextDep, caller: CallerDep) -> Expl
         said = explain(db, asked)
     if asked.node and said.reason != HIT:
         with context.database.write() as db:
-            misses.record(db, asked, said, now())
+            misses.record(db, asked, said, context.database.now())
     return said
 
 
@@ -43,4 +43,4 @@ def get_misses(
         caller.require(READ, check_namespace(namespace))
         wanted = frozenset((namespace,))
     with context.database.read() as db:
-        return misses.groups(db, wanted, now())
+        return misses.groups(db, wanted, context.database.now())

@@ -12,7 +12,7 @@ from ...index import history
 from ...metrics import BY_HASH, HIT, LOOKUPS, MISS
 from ..access import AuthorizationDep
 from ..bodies import json_answer
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import miss_answer, problems
 
 router = APIRouter(tags=["lookup"])
@@ -30,9 +30,9 @@ async def lookup(
     found = await context.lookups.ask((asked, authorization or ""))
     if isinstance(found, Miss):
         LOOKUPS.labels(BY_HASH, MISS, found.reason).inc()
-        context.usage.note(asked.namespace, history.MISS + found.reason, now())
+        context.usage.note(asked.namespace, history.MISS + found.reason, context.database.now())
         return miss_answer(found)
     _hits.inc()
-    context.usage.record(found.trees, now())
-    context.usage.note(asked.namespace, history.HIT, now())
+    context.usage.record(found.trees, context.database.now())
+    context.usage.note(asked.namespace, history.HIT, context.database.now())
     return json_answer(found.hit)

@@ -32,7 +32,7 @@ from ...index.write import condemn_unknown_pack
 from ...metrics import OBJECT_BYTES
 from ...ops.reading import check_manifest, is_manifest_key
 from ..access import CallerDep
-from ..context import UPLOADS, Context, ContextDep, now
+from ..context import UPLOADS, Context, ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["objects"])
@@ -162,7 +162,7 @@ def _delete(context: Context, key: str) -> None:
     if _check_kind(key) == "packs":
         pieces = key.split("/")
         with context.database.write() as db:
-            free = condemn_unknown_pack(db, pieces[0], pieces[-1], now())
+            free = condemn_unknown_pack(db, pieces[0], pieces[-1], context.database.now())
         if not free:
             raise refused
         context.store.delete(key)

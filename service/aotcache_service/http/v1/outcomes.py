@@ -9,7 +9,7 @@ from aotcache.protocol.v1.outcomes import Outcome
 from ...auth import READ
 from ...ops.quarantine import tell
 from ..access import CallerDep
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["outcomes"])
@@ -26,5 +26,5 @@ async def post_outcome(outcome: Outcome, context: ContextDep, caller: CallerDep)
         outcome,
         token=caller.token,
         nodes=context.settings.quarantine_nodes,
-        now=now(),
+        now=context.database.now(),
     )

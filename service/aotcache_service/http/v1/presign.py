@@ -10,7 +10,7 @@ from aotcache.protocol.v1.presign import Presign, Presigned
 from ...auth import PUBLISH, READ
 from ...ops import presign as ops
 from ..access import CallerDep
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["objects"])
@@ -26,5 +26,5 @@ async def presign(asked: Presign, context: ContextDep, caller: CallerDep) -> Pre
         caller.require(PUBLISH, parse_pack_key(pack.key).namespace)
     # Credentials of a role are fetched now and then.
     return await context.in_storage(
-        ops.presign, context.database, context.presigner, asked, now=now()
+        ops.presign, context.database, context.presigner, asked, now=context.database.now()
     )

@@ -10,7 +10,7 @@ from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from ...auth import PUBLISH
 from ...ops import publish as ops
 from ..access import CallerDep
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import problems
 
 router = APIRouter(tags=["publish"])
@@ -25,7 +25,7 @@ async def open_session(asked: OpenSession, context: ContextDep, caller: CallerDe
         context.database,
         context.store,
         asked,
-        now=now(),
+        now=context.database.now(),
         lifetime=context.settings.session_seconds,
         storage_url=context.storage_url,
     )
@@ -39,5 +39,5 @@ async def commit(
     for key in asked.manifests:
         caller.require(PUBLISH, parse_manifest_key(key).tree.namespace)
     return await context.in_storage(
-        ops.commit, context.database, context.store, publish_id, asked, now=now()
+        ops.commit, context.database, context.store, publish_id, asked, now=context.database.now()
     )

@@ -13,7 +13,7 @@ from ...auth import ADMIN, READ
 from ...ops import quarantine as ops
 from ..access import CallerDep
 from ..audit import audited
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import problems
 
 router = APIRouter(prefix="/quarantine", tags=["quarantine"])
@@ -38,7 +38,9 @@ async def put(asked: Quarantine, context: ContextDep, caller: CallerDep) -> Quar
     caller.require(ADMIN, asked.namespace)
     what = f"{asked.namespace}/{asked.layout}/{asked.hash} {asked.part}: {asked.reason}"
     async with audited(context, caller, "quarantine", what, asked.namespace):
-        return await context.in_storage(ops.put, context.database, context.store, asked, now=now())
+        return await context.in_storage(
+            ops.put, context.database, context.store, asked, now=context.database.now()
+        )
 
 
 @router.post("/release", responses=problems(400, 404))

@@ -13,7 +13,7 @@ from ...index import recipes as index
 from ...metrics import BY_RECIPE, HIT, LOOKUPS, MISS
 from ..access import CallerDep
 from ..bodies import json_answer
-from ..context import ContextDep, now
+from ..context import ContextDep
 from ..errors import miss_answer, problems
 from .lookup import MISS_ANSWER
 
@@ -31,9 +31,9 @@ def lookup_recipe(asked: RecipeLookup, context: ContextDep, caller: CallerDep) -
         found = index.lookup_recipe(db, asked, context.storage_url)
     if isinstance(found, Miss):
         LOOKUPS.labels(BY_RECIPE, MISS, found.reason).inc()
-        context.usage.note(asked.namespace, history.MISS + found.reason, now())
+        context.usage.note(asked.namespace, history.MISS + found.reason, context.database.now())
         return miss_answer(found)
     LOOKUPS.labels(BY_RECIPE, HIT, "").inc()
-    context.usage.record(found.trees, now())
-    context.usage.note(asked.namespace, history.HIT, now())
+    context.usage.record(found.trees, context.database.now())
+    context.usage.note(asked.namespace, history.HIT, context.database.now())
     return json_answer(found.hit)
