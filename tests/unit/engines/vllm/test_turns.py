@@ -1,0 +1,170 @@
+"""Leases as the engine sees them: companions of two nodes against a real service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from aotcache import settings
+from aotcache.engines.vllm.facts import Detected, Facts
+from aotcache.engines.vllm.fetching import Fetching
+from aotcache.probe.trees import FoundTree, tree_path
+from aotcache.protocol.names import SHARED, VLLM_AOT
+from support.site import Service, publish_tree, run
+from support.small import add, record, small_tree
+from support.trees import H100, RECIPE
+
+PART = "rank_0_0-d0"
+SECONDS = 4  # of a lease that is not heard of any more
+SOON = 3.0  # before that
+
+
+@pytest.fixture
+def leasing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    with run(tmp_path / "service", env={"AOTCACHE_LEASE_SECONDS": str(SECONDS)}) as found:
+        for name, value in {
+            settings.URL: found.url,
+            settings.TRUST: "unsigned",
+            settings.WAIT: "60",
+            settings.PUBLISH: "1",
+            "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+class Node:
+    def __init__(self, root: Path) -> None:
+        self.warned: list[str] = []
+        self.root = root
+        self.fetching = Fetching(self.warned.append)
+        self.facts = Facts(
+            cache_root=str(root),
+            part=PART,
+            detected=Detected(platform=H100, notes={}),
+            recipe=RECIPE,
+            expected_parts=(SHARED, PART),
+        )
+
+    def turn(self, tree_hash: str) -> bool:
+        """After a miss, as a start does it."""
+        self.fetching.ask(self.facts, tree_hash)
+        self.fetching.collect()
+        assert self.fetching.why.startswith("unknown_hash"), self.fetching.why
+        return self.fetching.turn(self.facts, tree_hash)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    found = Node(tmp_path / "one"), Node(tmp_path / "two")
+    yield found
+    for node in found:
+        node.fetching.kill()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> FoundTree:
+    return small_tree(tmp_path / "compiled")
+
+
+@pytest.mark.usefixtures("leasing")
+def test_an_engine_that_dies_frees_it_at_once(nodes: tuple[Node, Node], tree: FoundTree) -> None:
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    process = first.fetching._companion._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()  # as the kernel does when the engine is killed
+    process.wait(SOON)
+    begin = time.monotonic()
+    assert not second.turn(tree.hash)
+    assert time.monotonic() - begin < SOON
+    assert not second.fetching.waited_for
+
+
+@pytest.mark.usefixtures("leasing")
+def test_a_companion_that_is_killed_frees_it_soon(
+    nodes: tuple[Node, Node], tree: FoundTree
+) -> None:
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    first.fetching.kill()
+    assert not second.turn(tree.hash)
+    assert second.fetching.waited_for
+    assert second.fetching.waiting.waited < 2 * SECONDS
+
+
+def test_what_is_compiled_is_waited_for_after_the_engine_has_ended(
+    leasing: Service, nodes: tuple[Node, Node], tree: FoundTree
+) -> None:
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    add(tree_path(str(first.root), VLLM_AOT, tree.hash), "rank_0_0/model", b"model")
+    first.fetching.compiled(tree.hash)
+    process = first.fetching._companion._process
+    assert process is not None
+    first.fetching.end(str(first.root), tell=False)
+    time.sleep(1.5 * SECONDS)
+    assert process.poll() is None
+    record(Path(tree.path), PART, recipe=RECIPE)
+    publish_tree(leasing.site(), tree)
+    assert process.wait(2 * SECONDS) == 0
+    second.fetching.ask(second.facts, tree.hash)
+    second.fetching.collect()
+    assert second.fetching.brought
+
+
+def test_who_waits_says_so_and_pulls(
+    leasing: Service,
+    nodes: tuple[Node, Node],
+    tree: FoundTree,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = nodes
+    caplog.set_level("INFO", "vllm.aotcache")
+    assert not first.turn(tree.hash)
+
+    def publishes() -> None:
+        while not second.fetching.waited_for:
+            time.sleep(0.01)
+        record(Path(tree.path), PART, recipe=RECIPE)
+        publish_tree(leasing.site(), tree)
+
+    with ThreadPoolExecutor(1) as pool:
+        published = pool.submit(publishes)
+        assert second.turn(tree.hash)
+        published.result()
+    assert "has been compiling it for" in caplog.text
+    assert "at most 60 s (AOTCACHE_WAIT)" in caplog.text
+    second.fetching.ask(second.facts, tree.hash)
+    second.fetching.collect()
+    assert second.fetching.brought
+
+
+def test_a_service_that_is_gone_is_asked_no_more(
+    leasing: Service, nodes: tuple[Node, Node], tree: FoundTree
+) -> None:
+    first, _ = nodes
+    first.fetching.ask(first.facts, tree.hash)
+    first.fetching.collect()
+    leasing.stop()
+    assert not first.fetching.turn(first.facts, tree.hash)
+    assert "not known whether another node compiles it" in first.fetching.closed
+    assert not first.fetching.turn(first.facts, tree.hash)
+
+
+@pytest.mark.parametrize("wait", ["", "0", "-5", "soon"])
+@pytest.mark.usefixtures("leasing")
+def test_off_nobody_is_asked(
+    wait: str, monkeypatch: pytest.MonkeyPatch, tree: FoundTree, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(settings.WAIT, wait)
+    node = Node(tmp_path / "node")
+    assert not node.turn(tree.hash)
+    assert node.fetching._companion.unanswered == 0
+    assert (node.fetching.waiting.waited, node.fetching._leased) == (0.0, set())
+    node.fetching.kill()
