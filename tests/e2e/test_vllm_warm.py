@@ -13,7 +13,15 @@ from aotcache.protocol.names import LAYOUTS
 from aotcache.protocol.v1.trees import TreeDetail
 from support.site import aotcache, printed, run
 from support.vllm import Started, compiled_files, launch, start
-from support.vllm_site import PublishedStart, cold_start, eventually, hash_of, plugin_env
+from support.vllm_site import (
+    PublishedStart,
+    cold_start,
+    eventually,
+    hash_of,
+    plugin_env,
+    published,
+    root_of,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -156,16 +164,18 @@ def test_an_init_container_pulls_by_the_command(
     check_warm(warm, vllm_published.started)
 
 
-def test_two_ranks_have_a_part_each_and_share_one(tmp_path: Path) -> None:
+def test_ranks_of_two_nodes_are_one_tree(tmp_path: Path) -> None:
+    """Each with a cache root of its own, and a publisher there."""
     with run(tmp_path / "service") as service:
-        cold = cold_start(service, tmp_path / "cold", ranks=2)
+        cold = cold_start(service, tmp_path / "cold" / "node{rank}", ranks=2)
         assert len(cold.saved) == 2
+        assert sorted(root_of(path).name for path in cold.saved) == ["node0", "node1"]
         name = hash_of(cold.saved[0])
         (detail,) = service.site().index.tree(name).trees
         assert detail.tree.parts == ("rank_0_0-d0", "rank_1_0-d0", "shared")
         assert detail.tree.missing == ()
         fresh = tmp_path / "fresh"
-        warm = start(fresh, ranks=2, env=plugin_env(service), inspected=tmp_path / "cold")
+        warm = start(fresh, ranks=2, env=plugin_env(service))
         check_warm(warm, cold)
         assert len(warm.aotcache) == 2
         assert all("hit: backbone" in line for line in warm.aotcache)
@@ -175,6 +185,26 @@ def test_two_ranks_have_a_part_each_and_share_one(tmp_path: Path) -> None:
             return True if found.tree.outcomes == {"loaded": 2} else None
 
         eventually(told, "an outcome a rank")
+
+
+def test_one_compiles_and_the_other_waits(tmp_path: Path) -> None:
+    """Two nodes that start on the same hash, which nobody has compiled yet."""
+    with run(tmp_path / "service") as service:
+        env = {**plugin_env(service, publishes=True), "AOTCACHE_WAIT": "200"}
+        both = [launch(tmp_path / name, env=env, limit_seconds=500) for name in ("one", "two")]
+        ended = [starting.wait() for starting in both]
+        (compiled,) = [one for one in ended if one.saved]
+        (waited,) = [one for one in ended if not one.saved]
+        check_warm(waited, compiled)
+        assert "miss: backbone" in compiled.aotcache[-1]
+        begun, line = waited.aotcache
+        assert re.search(r"has been compiling it for \d+ s: waiting .* at most \d+ s", begun), begun
+        assert re.search(r"hit: backbone .* and [\d.]+ s for another node that compiled", line), (
+            line
+        )
+        published(root_of(compiled.saved[0]))
+        (detail,) = service.site().index.tree(hash_of(compiled.saved[0])).trees
+        assert [part.generation for part in detail.parts] == [1, 1]
 
 
 def test_the_older_pair_travels_together(vllm_published: PublishedStart, tmp_path: Path) -> None:

@@ -119,28 +119,30 @@ def make_ranks(
     ranks: range,
     *,
     world: int = 8,
+    local: int = 8,
     name: str = "tree",
     model_bytes: int = 300_000,
 ) -> FoundTree:
     """A vllm-aot tree that holds these of `world` ranks, with the engine's records beside it:
-    Inductor's output, a Triton directory a device, a `model` a rank that differs little."""
+    Inductor's output, a Triton directory a device, a `model` a rank that differs little. local:
+    devices of a node."""
     tree_hash = hashlib.sha256(name.encode()).hexdigest()
     path = Path(tree_path(str(cache_root), VLLM_AOT, tree_hash))
     cache = path / "inductor_cache"
     shutil.copytree(inductor, cache)
-    parts = ("shared", *(rank_part(rank, 0, rank) for rank in range(world)))
+    parts = ("shared", *(rank_part(rank, 0, rank % local) for rank in range(world)))
     for rank in ranks:
-        copy_kernels(kernels, cache / "triton" / str(rank))
+        copy_kernels(kernels, cache / "triton" / str(rank % local))
         model = path / f"rank_{rank}_0" / "model"
         model.parent.mkdir()
-        model.write_bytes(model_of(rank, model_bytes))
+        model.write_bytes(model_of(rank, model_bytes, rank % local))
         model.chmod(0o600)
         write_record(
             str(path),
             EngineRecord(
                 layout=VLLM_AOT,
                 hash=tree_hash,
-                part=rank_part(rank, 0, rank),
+                part=rank_part(rank, 0, rank % local),
                 platform=H100,
                 recipe=RECIPE,
                 expected_parts=parts,
@@ -152,11 +154,12 @@ def make_ranks(
     return FoundTree(VLLM_AOT, tree_hash, str(path))
 
 
-def model_of(rank: int, size: int) -> bytes:
-    """Like a serialized forward: what all ranks share, and a few places with the rank in them."""
+def model_of(rank: int, size: int, device: int | None = None) -> bytes:
+    """Like a serialized forward: what all ranks share, and a few places with the rank and the
+    device, by default of the same number, in them."""
     common = bytearray(random.Random(7).randbytes(size))
     for at in range(1000, size, size // 10):
-        common[at : at + 16] = b"cuda:%d; rank %03d" % (rank, rank)
+        common[at : at + 16] = b"cuda:%d; rank %03d" % (rank if device is None else device, rank)
     return bytes(common)
 
 

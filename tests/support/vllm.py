@@ -139,7 +139,8 @@ def launch(
     by one. Another `batched_tokens` gives another hash. `env` is added last; its PYTHONPATH
     comes before the test plugin's. `inspected` is a cache root of an earlier start: its list of
     inspected models is taken over, which saves ten seconds. After `limit_seconds` all is ended,
-    with exit code 124. `within` is a command that runs the start, which is put behind it.
+    with exit code 124. `within` is a command that runs the start, which is put behind it. A
+    `{rank}` in `cache_root` gives each rank one of its own.
     """
     python = VENV / "bin" / "python"
     assert python.exists(), f"there is no {python}: run `make env-vllm`"

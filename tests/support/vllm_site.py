@@ -74,12 +74,21 @@ def cold_start(
     env = plugin_env(service, publishes=True, headers=headers)
     started = start(cache_root, env=env, **options)
     assert started.exit_code == 0, started.log[-5000:]
-    # The publisher ends with the last engine, when nothing is left to do.
+    for root in sorted(set(map(root_of, started.saved))):
+        published(root)
+    return started
+
+
+def published(cache_root: Path) -> None:
+    """Wait for its publisher, which ends with the last engine, when nothing is left to do."""
     eventually(
         lambda: True if be_publisher(str(cache_root)) is not None else None,
         (cache_root / ".aotcache" / "publisher.log").read_text(),
     )
-    return started
+
+
+def root_of(model_path: str) -> Path:
+    return Path(model_path).parents[4]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from aotcache.core.trust import UNSIGNED
@@ -176,17 +176,22 @@ def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:
             f"{', '.join(sorted(left)) or 'any part'} lies: run `aotcache reindex` there"
         )
     chosen = [part for part in hit.parts if not lookup.parts or part.part in lookup.parts]
-    by_directory: dict[str, list[str]] = defaultdict(list)
-    for part in chosen:
-        if part.part != SHARED:
-            by_directory[part_directory(part.part)].append(part.part)
-    for directory, names in by_directory.items():
-        if len(names) > 1:
-            raise UsageError(
-                f"{hit.layout}/{hit.hash[:12]} holds {directory} compiled for several devices "
-                f"({', '.join(names)}), and a disk has room for one: say which with --part"
-            )
+    for directory, names in several_devices(part.part for part in chosen).items():
+        raise UsageError(
+            f"{hit.layout}/{hit.hash[:12]} holds {directory} compiled for several devices "
+            f"({', '.join(names)}), and a disk has room for one: say which with --part"
+        )
     return chosen
+
+
+def several_devices(parts: Iterable[str]) -> dict[str, list[str]]:
+    """Parts of which a disk has room for one: the same rank on another device, in another
+    topology. By directory."""
+    by_directory: dict[str, list[str]] = defaultdict(list)
+    for part in parts:
+        if part != SHARED:
+            by_directory[part_directory(part)].append(part)
+    return {directory: names for directory, names in by_directory.items() if len(names) > 1}
 
 
 def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) -> list[Manifest]:

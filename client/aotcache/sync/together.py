@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from aotcache.probe.trees import tree_path
@@ -9,8 +10,10 @@ from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import PART_MISSING, Hit, Lookup, Miss
 from aotcache.protocol.v1.recipes import RecipeLookup
-from aotcache.sync.pull import Pulled, pull
+from aotcache.sync.pull import Pulled, pull, several_devices
 from aotcache.sync.site import Site
+
+logger = logging.getLogger(__name__)
 
 
 def pull_together(
@@ -62,9 +65,10 @@ def pull_recipe(
     lock_timeout: float = -1,
     recipe: Recipe | None = None,
 ) -> Iterator[Pulled | Miss]:
-    """Pull the trees that the last published start of a recipe used: of each, all parts, or the
-    shared one and a rank's. Each result as it comes, and then what `pull` raises, if it does: the
-    trees before it are there. recipe: as for `pull`. One Miss alone: there is none."""
+    """Pull the trees that the last published start of a recipe used: of each, all parts but those
+    of ranks that were compiled for several devices, or the shared one and a rank's. Each result as
+    it comes, and then what `pull` raises, if it does: the trees before it are there. recipe: as for
+    `pull`. One Miss alone: there is none."""
     answer = site.index.lookup_recipe(asked)
     if isinstance(answer, Miss):
         yield answer
@@ -75,12 +79,24 @@ def pull_recipe(
             message = f"{hit.namespace}/{hit.layout}/{hit.hash[:12]}: stored, but not {part}"
             yield Miss(reason=PART_MISSING, message=message, missing=(part,))
             continue
+        if part is None:
+            unclear = [name for names in several_devices(stored).values() for name in names]
+            wanted = [name for name in stored if name not in unclear]
+            if unclear:
+                which = f"{hit.layout}/{hit.hash[:12]} {', '.join(unclear)}"
+                logger.warning("compiled for several devices, left to the engine: %s", which)
+            if not wanted:
+                message = f"{which}: compiled for several devices: say which with HASH and --part"
+                yield Miss(reason=PART_MISSING, message=message, available=tuple(stored))
+                continue
+        else:
+            wanted = [name for name in stored if name in (SHARED, part)]
         lookup = Lookup(
             layout=hit.layout,
             hash=hit.hash,
             platform=asked.platform,
             namespace=asked.namespace,
-            parts=tuple(name for name in stored if part is None or name in (SHARED, part)),
+            parts=tuple(wanted),
         )
         path = tree_path(cache_root, hit.layout, hit.hash)
         yield pull(site, lookup, path, lock_timeout=lock_timeout, recipe=recipe)

@@ -22,7 +22,8 @@ from aotcache.sync.connect import http_client
 def check_service(setup: Setup) -> Iterator[Finding]:
     if settings.is_on(setup.environ.get(settings.DISABLE)):
         yield problem("service", f"{settings.DISABLE} is set: the plugin does nothing", "unset it")
-    yield from _check_deadline(setup)
+    yield from _check_seconds(setup, settings.DEADLINE, settings.DEFAULT_DEADLINE)
+    yield from _check_seconds(setup, settings.WAIT, settings.DEFAULT_WAIT)
     if setup.url is None:
         yield problem(
             "service",
@@ -89,8 +90,8 @@ class _Described(msgspec.Struct):
     info: _Info
 
 
-def _check_deadline(setup: Setup) -> Iterator[Finding]:
-    text = setup.environ.get(settings.DEADLINE)
+def _check_seconds(setup: Setup, name: str, default: float) -> Iterator[Finding]:
+    text = setup.environ.get(name)
     if not text:
         return
     try:
@@ -100,8 +101,8 @@ def _check_deadline(setup: Setup) -> Iterator[Finding]:
     if not 0 <= seconds < math.inf:
         yield problem(
             "service",
-            f"{settings.DEADLINE}={text} is not a number of seconds",
-            f"set it to a number, or unset it for {settings.DEFAULT_DEADLINE:.0f}",
+            f"{name}={text} is not a number of seconds",
+            f"set it to a number, or unset it for {default:.0f}",
         )
 
 

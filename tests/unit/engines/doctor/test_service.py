@@ -97,14 +97,15 @@ def test_switched_off(value: str, count: int) -> None:
     assert sum("AOTCACHE_DISABLE" in found for found in said) == count
 
 
+@pytest.mark.parametrize("name", ["AOTCACHE_DEADLINE", "AOTCACHE_WAIT"])
 @pytest.mark.parametrize(
     ("value", "bad"),
     [("30", False), ("0.5", False), ("0", False), ("", False)]
     + [(value, True) for value in ("30s", "-1", "nan", "inf")],
 )
-def test_the_deadline(value: str, bad: bool) -> None:
-    said = _problems(check_service(_setup(environ={"AOTCACHE_DEADLINE": value})))
-    assert any("AOTCACHE_DEADLINE" in found for found in said) == bad
+def test_seconds(name: str, value: str, bad: bool) -> None:
+    said = _problems(check_service(_setup(environ={name: value})))
+    assert any(name in found for found in said) == bad
 
 
 def test_storage_through_the_service() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vllm.compilation.passes.utility.fix_functionalization import FixFunctionalizationPass
@@ -18,6 +19,9 @@ class ReportingWorker(CPUWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _leave_functionalization()
+        rank = kwargs["rank"]
+        # A node each, as far as their disks go.
+        os.environ["VLLM_CACHE_ROOT"] = os.environ["VLLM_CACHE_ROOT"].format(rank=rank)
         super().__init__(*args, **kwargs)
 
     def compile_or_warm_up_model(self) -> Any:
