@@ -16,7 +16,6 @@ from aotcache.errors import UsageError
 from aotcache.protocol.names import MAX_OBJECT, TreeKey
 from aotcache.protocol.v1.presign import MAX_URLS
 from aotcache_service.http.app import create_app
-from aotcache_service.http.context import now
 from aotcache_service.index.publishing import open_session
 from aotcache_service.settings import ServiceSettings
 from support.s3 import S3Server
@@ -43,8 +42,10 @@ def running(folder: Path, storage_url: str = "s3://bucket/a/prefix", **more: Any
 
 
 def publish_opens(client: Any, seconds: int = 60) -> None:
-    with client.app.context.database.write() as db:
-        open_session(db, PUBLISH_ID, TREE, now() - 100, now() + seconds)
+    database = client.app.context.database
+    with database.write() as db:
+        now = database.now()
+        open_session(db, PUBLISH_ID, TREE, now - 100, now + seconds)
 
 
 def ask(client: Any, **asked: Any) -> Any:
