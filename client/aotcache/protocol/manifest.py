@@ -5,7 +5,6 @@ The statement says what is stored, the locations where its bytes lie.
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Annotated
 
 import msgspec
@@ -52,7 +51,7 @@ PLAIN, EXECUTABLE = 0o644, 0o755
 NOT_RELOCATED, BY_DIRECTORY, BY_TREE = "", "dir", "tree"
 
 
-class FileEntry(msgspec.Struct, frozen=True, array_like=True):
+class FileEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One file: size and BLAKE3 digest are those of its location-free bytes.
 
     relocate: `` the bytes are installed as they are; `dir` / `tree`: marks in them are replaced by
@@ -103,7 +102,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(entry.digest for entry in self.files))
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One zstd frame of a pack: bytes as stored, bytes after decompression.
 
     prefix: digest of a blob, or None. The frame was compressed against its bytes [start, start +
@@ -129,7 +128,7 @@ class PackPlace(msgspec.Struct, frozen=True):
         return sum(frame.stored for frame in self.frames)
 
 
-class BlobPlace(msgspec.Struct, frozen=True, array_like=True):
+class BlobPlace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A blob lies in pack number `pack`, from byte `offset` of the pack's decompressed bytes.
 
     A blob of zero bytes lies nowhere: pack 0, offset 0, even where there are no packs.
@@ -264,19 +263,12 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
     prefixes = {d: place.size for d, place in zip(digests, locations.blobs, strict=True)}
     ends = []
     known = set(digests)
-    lost: list[list[tuple[int, int]]] = []  # by pack: raw bytes that need a prefix with no place
+    lost: list[list[tuple[int, int]]] = []  # by pack
     for pack in locations.packs:
         check_pack(pack.name)
         _check_frames(pack, prefixes)
-        starts = [0, *accumulate(frame.raw for frame in pack.frames)]
-        ends.append(starts[-1])
-        lost.append(
-            [
-                (start, start + frame.raw)
-                for start, frame in zip(starts, pack.frames, strict=False)
-                if frame.prefix is not None and frame.prefix not in known
-            ]
-        )
+        ends.append(sum(frame.raw for frame in pack.frames))
+        lost.append(_lost(pack, known))
     for digest, place in zip(digests, locations.blobs, strict=True):
         if place.size and (place.pack >= len(ends) or place.offset + place.size > ends[place.pack]):
             raise ManifestError(f"blob {digest[:12]} lies outside its pack")
@@ -285,6 +277,19 @@ def _check_locations(statement: Statement, locations: Locations) -> None:
         end = place.offset + place.size
         if place.size and any(a < end and place.offset < b for a, b in lost[place.pack]):
             raise ManifestError(f"blob {digest[:12]} needs a prefix that has no place")
+
+
+def _lost(pack: PackPlace, known: set[str]) -> list[tuple[int, int]]:
+    """Decompressed bytes whose frames need a prefix that is not known; neighbours as one run."""
+    runs: list[tuple[int, int]] = []
+    end = 0
+    for frame in pack.frames:
+        start, end = end, end + frame.raw
+        if frame.prefix is not None and frame.prefix not in known:
+            if runs and runs[-1][1] == start:
+                start, _ = runs.pop()
+            runs.append((start, end))
+    return runs
 
 
 def _check_frames(pack: PackPlace, sizes: dict[str, int]) -> None:

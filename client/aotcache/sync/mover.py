@@ -6,11 +6,12 @@ import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from posixpath import basename
 
-from aotcache.core.places import Job, Places
+from aotcache.core.places import Places
 from aotcache.errors import FormatError, LocalError
 from aotcache.local.install import install
 from aotcache.local.staging import Staging, discard
@@ -21,17 +22,23 @@ from aotcache.sync.site import Site
 
 
 class _Stage:
-    """Files that are staged together and installed together."""
+    """Files that are staged together and installed together. Its directories are made while the
+    first bytes are on their way."""
 
-    def __init__(self, path: str, tree_path: str, entries: Sequence[FileEntry]) -> None:
-        self.staging = Staging(path, tree_path, entries)
+    def __init__(
+        self, path: str, tree_path: str, entries: Sequence[FileEntry], making: Executor
+    ) -> None:
+        self._staging = making.submit(Staging, path, tree_path, entries)
         self.entries = entries
         self.to: dict[str, list[FileEntry]] = defaultdict(list)
         for entry in entries:
             self.to[entry.digest].append(entry)
 
     def write(self, digest: str, size: int, chunks: Iterable[memoryview]) -> None:
-        self.staging.write(digest, size, chunks, self.to[digest])
+        self._staging.result().write(digest, size, chunks, self.to[digest])
+
+    def install(self, tree_path: str) -> None:
+        install(self._staging.result().path, tree_path)
 
 
 class Mover:
@@ -88,15 +95,18 @@ class Mover:
         urgent = {entry.digest for entry in self._entries if _is_urgent(entry)}
         now = [job for job in jobs if any(digest in urgent for digest, _, _ in job.blobs)]
         later = [job for job in jobs if job not in now]
+        two = bool(now and later)
         try:
-            if now and later:
-                self._in_two(fetcher, state, tree_path, (now, later), empty)
-            else:
-                stages = [_Stage(state.staging, tree_path, self._entries)]
+            # One thread: which makes what the first bytes need first, and is done when they come.
+            with ThreadPoolExecutor(1, thread_name_prefix="aotcache-staging") as making:
+                stages = list(self._stages(state.staging, tree_path, making, two=two))
+
+                def done(batch: int) -> None:
+                    self._install(stages[batch], tree_path)
+                    self._half = two
+
                 _write_empty(stages, empty)
-                fetcher.run(
-                    [jobs], _consumer(stages), lambda _: self._install(stages[0], tree_path)
-                )
+                fetcher.run([now, later] if two else [jobs], _consumer(stages), done)
         except BaseException:
             discard(state.staging)
             if self._half:
@@ -119,35 +129,24 @@ class Mover:
                             return read_bytes(os.path.join(tree_path, entry.path))
         return None
 
-    def _in_two(
-        self,
-        fetcher: Fetcher,
-        state: TreeState,
-        tree_path: str,
-        jobs: tuple[list[Job], list[Job]],
-        empty: set[str],
-    ) -> None:
-        """A frame that holds both kinds is read once: the other files wait in their own stage, as
-        those of one directory have to appear together."""
+    def _stages(
+        self, path: str, tree_path: str, making: Executor, *, two: bool
+    ) -> Iterator[_Stage]:
+        """One for each batch. A frame that holds both kinds is read once: the other files wait in
+        their own stage, as those of one directory have to appear together."""
+        if not two:
+            yield _Stage(path, tree_path, self._entries, making)
+            return
         parts: tuple[list[FileEntry], list[FileEntry]] = ([], [])
         for entry in self._entries:
             parts[not _is_urgent(entry)].append(entry)
-        stages = [
-            _Stage(os.path.join(state.staging, name), tree_path, entries)
-            for name, entries in zip(("first", "rest"), parts, strict=True)
-        ]
-        _write_empty(stages, empty)
-
-        def done(batch: int) -> None:
-            self._install(stages[batch], tree_path)
-            self._half = True
-
-        fetcher.run(jobs, _consumer(stages), done)
+        for name, entries in zip(("first", "rest"), parts, strict=True):
+            yield _Stage(os.path.join(path, name), tree_path, entries, making)
 
     def _install(self, stage: _Stage, tree_path: str) -> None:
         self._site.progress.step(f"installing {len(stage.entries)} files into {tree_path}")
         self._installing(stage.entries)
-        install(stage.staging.path, tree_path)
+        stage.install(tree_path)
 
     def _count(self, stored: int) -> None:
         with self._lock:
