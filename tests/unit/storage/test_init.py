@@ -13,7 +13,7 @@ from aotcache.storage import open_store
 
 
 @pytest.mark.parametrize(
-    "url", ["", "/x", "gs://bucket", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "http://x:1"]
+    "url", ["", "/x", "gs://", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "http://x:1"]
 )
 def test_urls_that_name_no_store(url: str) -> None:
     with pytest.raises(UsageError):
@@ -30,7 +30,7 @@ def test_secrets_in_a_url_are_refused_and_not_repeated(url: str) -> None:
 
 def test_s3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.delitem(sys.modules, "aotcache.storage.s3", raising=False)
+    monkeypatch.delitem(sys.modules, "aotcache.storage.cloud_store", raising=False)
     with pytest.raises(UsageError, match=r"pip install 'aotcache\[s3\]'"):
         open_store("s3://bucket")
 
