@@ -32,6 +32,7 @@ from aotcache.storage import (
     presigned_store,
 )
 from support.azurite import AzureServer
+from support.cloud import CloudServer
 from support.fake_gcs import GcsServer, service_account
 from support.presign import open_publish, presigning
 from support.process import free_ports
@@ -39,7 +40,6 @@ from support.s3 import S3Server
 from support.service import run_service
 
 MIB = 1 << 20
-CloudServer = S3Server | GcsServer | AzureServer
 
 
 def publish_id(namespace: str) -> str:
