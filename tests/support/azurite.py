@@ -22,6 +22,7 @@ import pytest
 
 from support.installed import installed
 from support.process import answers, free_ports, running, work_folder
+from support.tls import Authority
 
 VERSION, NODE = "3.37.0", "24.19.0"
 ACCOUNT = "aotcachetests"
@@ -76,15 +77,18 @@ def _install(home: Path) -> None:
 
 
 @contextmanager
-def run_azurite(*more: str) -> Iterator[AzureServer]:
-    """more: words of its command line."""
+def run_azurite(tls: Authority | None = None) -> Iterator[AzureServer]:
+    """tls: of its certificate, which SSL_CERT_FILE names meanwhile; the server then takes tokens of
+    Entra too, without a look at who signed them."""
     home = installed(f"azurite-{VERSION}", _install)
     (port,) = free_ports(1)
     with work_folder("azurite") as folder:
         command = [str(home / "bin/node"), str(home / "node_modules/.bin/azurite-blob")]
         command += ["--blobPort", str(port), "--location", str(folder / "data")]
-        command += ["--silent", "--disableTelemetry", *more]
-        url = f"http://127.0.0.1:{port}"
+        command += ["--silent", "--disableTelemetry"]
+        if tls is not None:
+            command += ["--oauth", "basic", "--cert", str(tls.chain), "--key", str(tls.chain)]
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         env = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{ACCOUNT_KEY}"}
         with running(command, folder / "log", lambda: answers(url), env=env):
             server = AzureServer(f"{url}/{ACCOUNT}")
