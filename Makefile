@@ -94,7 +94,9 @@ test: env env-vllm packages ## run all tests
 test-vllm:
 	$(BIN)/python -m pytest tests/e2e/test_vllm_*.py
 
+# Azurite's installation takes a minute or more, and the time of a test is bounded.
 test-others:
+	PYTHONPATH=tests $(BIN)/python -m support.azurite
 	$(BIN)/python -m pytest --ignore-glob='tests/e2e/test_vllm_*'
 
 screenshots: env packages ## take docs/pages/*.png anew

@@ -4,6 +4,8 @@ pytest_plugins = [
     "support.audit",
     "support.seaweedfs",
     "support.ministack",
+    "support.azurite",
+    "support.fake_gcs",
     "support.postgres",
     "support.site",
     "support.trees",

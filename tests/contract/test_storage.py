@@ -7,11 +7,13 @@ import os
 import threading
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from aotcache.errors import (
     InvalidNameError,
@@ -29,6 +31,9 @@ from aotcache.storage import (
     open_store,
     presigned_store,
 )
+from support.azurite import AzureServer
+from support.cloud import CloudServer
+from support.fake_gcs import GcsServer, service_account
 from support.presign import open_publish, presigning
 from support.process import free_ports
 from support.s3 import S3Server
@@ -56,11 +61,11 @@ def _memory(_: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     yield open_store(f"memory://{uuid.uuid4().hex}")
 
 
-def _s3(server: str) -> Callable[[pytest.FixtureRequest], Iterator[ObjectStore]]:
+def _cloud(server: str) -> Callable[[pytest.FixtureRequest], Iterator[ObjectStore]]:
     def opened(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
-        s3: S3Server = request.getfixturevalue(server)
-        s3.use(request.getfixturevalue("monkeypatch"))
-        yield open_store(s3.fresh_url())
+        cloud: CloudServer = request.getfixturevalue(server)
+        cloud.use(request.getfixturevalue("monkeypatch"))
+        yield open_store(cloud.fresh_url())
 
     return opened
 
@@ -90,8 +95,10 @@ def _presigned(server: str) -> Callable[[pytest.FixtureRequest], Iterator[Object
 BACKENDS = {
     "files": _files,
     "memory": _memory,
-    "seaweedfs": _s3("seaweedfs"),
-    "ministack": _s3("ministack"),
+    "seaweedfs": _cloud("seaweedfs"),
+    "ministack": _cloud("ministack"),
+    "fake_gcs": _cloud("fake_gcs"),
+    "azurite": _cloud("azurite"),
     "http": _http,
     "presigned-seaweedfs": _presigned("seaweedfs"),
     "presigned-ministack": _presigned("ministack"),
@@ -325,11 +332,25 @@ def _whole_text(error: BaseException | None) -> str:
     return text
 
 
-def test_wrong_secret(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    seaweedfs.use(monkeypatch)
-    secret = "wrong-secret-4711-wrong-secret-4711"
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    store = open_store(seaweedfs.fresh_url())
+WRONG_SECRETS = {
+    "seaweedfs": ("AWS_SECRET_ACCESS_KEY", "wrong-secret-4711-wrong-secret-4711"),
+    "fake_gcs": (
+        "GOOGLE_SERVICE_ACCOUNT_KEY",
+        service_account(rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+    ),
+    "azurite": ("AZURE_STORAGE_ACCOUNT_KEY", b64encode(b"wrong-secret-4711" * 3).decode()),
+}
+
+
+@pytest.mark.parametrize("server", WRONG_SECRETS)
+def test_wrong_secret(
+    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud: CloudServer = request.getfixturevalue(server)
+    cloud.use(monkeypatch)
+    variable, secret = WRONG_SECRETS[server]
+    monkeypatch.setenv(variable, secret)
+    store = open_store(cloud.fresh_url())
     for call in _every_call(store, pack()[0]):
         with pytest.raises(StorageUnavailableError) as caught:
             call()
@@ -337,27 +358,33 @@ def test_wrong_secret(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> N
         assert store.url in str(caught.value)
 
 
-@pytest.mark.parametrize("server", ["seaweedfs", "ministack"])
+@pytest.mark.parametrize("server", ["seaweedfs", "ministack", "fake_gcs", "azurite"])
 def test_a_missing_bucket_is_no_missing_object(
     server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request.getfixturevalue(server).use(monkeypatch)
-    store = open_store("s3://no-such-bucket/prefix")
+    cloud: CloudServer = request.getfixturevalue(server)
+    cloud.use(monkeypatch)
+    scheme = cloud.fresh_url().partition("://")[0]
+    store = open_store(f"{scheme}://no-such-bucket/prefix")
     for call in list(_every_call(store, pack()[0]))[:-1]:  # deleting what is not there is fine
-        with pytest.raises(StorageUnavailableError, match="bucket"):
+        with pytest.raises(StorageUnavailableError, match=r"bucket|container"):
             call()
 
 
-@pytest.mark.parametrize("kind", ["s3", "http"])
+@pytest.mark.parametrize("kind", ["s3", "gs", "az", "http"])
 def test_unreachable(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "a-secret-that-nobody-may-read"
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    if kind == "s3":
-        S3Server(url, secret_key=secret).use(monkeypatch)
-        store = open_store("s3://bucket/prefix")
-    else:
+    if kind == "http":
         store = http_store(HttpClient(url, token=secret))
+    else:
+        S3Server(url, secret_key=secret).use(monkeypatch)
+        GcsServer(url).use(monkeypatch)
+        AzureServer(url).use(monkeypatch)
+        monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", f"sv=2023-11-03&sig={secret}")
+        store = open_store(f"{kind}://bucket/prefix")
     started = time.monotonic()
     for call in _every_call(store, pack()[0]):
         with pytest.raises(StorageUnavailableError, match=f"{port}|bucket") as caught:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from aotcache.probe.trees import FoundTree
+from support.cloud import CloudServer
 from support.relay import Relay, relay_to
-from support.s3 import S3Server
 from support.site import aotcache, printed, run
 from support.small import add, small_tree
 from support.trees import H100, contents
@@ -29,17 +29,17 @@ class Fleet:
 
     relay: Relay
     env: dict[str, str]
-    s3: S3Server
+    cloud: CloudServer
     storage_url: str
     h100: str
 
     def credentials(self) -> dict[str, str]:
-        return {**self.s3.env(), "AOTCACHE_STORAGE_URL": self.storage_url}
+        return {**self.cloud.env(), "AOTCACHE_STORAGE_URL": self.storage_url}
 
 
 @pytest.fixture(params=["seaweedfs", "ministack"])
-def s3(request: pytest.FixtureRequest) -> S3Server:
-    found: S3Server = request.getfixturevalue(request.param)
+def cloud(request: pytest.FixtureRequest) -> CloudServer:
+    found: CloudServer = request.getfixturevalue(request.param)
     return found
 
 
@@ -50,15 +50,15 @@ def serving_env() -> dict[str, str]:
 
 @pytest.fixture
 def fleet(
-    s3: S3Server, serving_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: CloudServer, serving_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fleet]:
-    for name in s3.env():
+    for name in cloud.env():
         monkeypatch.delenv(name, raising=False)
     h100 = tmp_path / "h100.json"
     h100.write_text(json.dumps(asdict(H100)))
-    storage_url = s3.fresh_url()
+    storage_url = cloud.fresh_url()
     with ExitStack() as stack:
-        env = {**s3.env(), **serving_env}
+        env = {**cloud.env(), **serving_env}
         service = stack.enter_context(run(tmp_path / "service", storage_url=storage_url, env=env))
         relay = stack.enter_context(relay_to(service.url))
         ours = {
@@ -66,7 +66,7 @@ def fleet(
             "AOTCACHE_TRUST": "unsigned",
             "XDG_CONFIG_HOME": str(tmp_path / "config"),
         }
-        yield Fleet(relay, ours, s3, storage_url, str(h100))
+        yield Fleet(relay, ours, cloud, storage_url, str(h100))
 
 
 @pytest.fixture
@@ -111,8 +111,20 @@ def test_the_same_tree_each_way(
         assert passed < 200_000
 
 
-@pytest.mark.parametrize("s3", ["seaweedfs"], indirect=True)
-@pytest.mark.parametrize("serving_env", [{"AOTCACHE_PRESIGN_SECONDS": "0"}])
+@pytest.mark.parametrize("cloud", ["fake_gcs", "azurite"], indirect=True)
+@pytest.mark.parametrize("transfer", ["direct", "auto"])
+def test_the_same_tree_straight_from_other_clouds(
+    fleet: Fleet, tree: FoundTree, tmp_path: Path, transfer: str
+) -> None:
+    env = {**fleet.env, "AOTCACHE_TRANSFER": transfer, **fleet.credentials()}
+    assert push_and_pull(fleet, tree, tmp_path, env) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("cloud", "serving_env"),
+    [("seaweedfs", {"AOTCACHE_PRESIGN_SECONDS": "0"}), ("fake_gcs", {}), ("azurite", {})],
+    indirect=["cloud"],
+)
 def test_a_service_that_signs_nothing(fleet: Fleet, tree: FoundTree, tmp_path: Path) -> None:
     env = {**fleet.env, "AOTCACHE_TRANSFER": "presigned"}
     words = ("push", tree.hash, "--cache-root", str(tmp_path / "node"))
@@ -122,7 +134,7 @@ def test_a_service_that_signs_nothing(fleet: Fleet, tree: FoundTree, tmp_path: P
     assert push_and_pull(fleet, tree, tmp_path, fleet.env) > 2 * (BIG + MODEL)
 
 
-@pytest.mark.parametrize("s3", ["seaweedfs"], indirect=True)
+@pytest.mark.parametrize("cloud", ["seaweedfs"], indirect=True)
 def test_direct_needs_to_know_where(fleet: Fleet, tree: FoundTree, tmp_path: Path) -> None:
     env = {**fleet.env, "AOTCACHE_TRANSFER": "direct"}
     words = ("push", tree.hash, "--cache-root", str(tmp_path / "node"))

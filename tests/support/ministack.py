@@ -6,8 +6,6 @@ repository.
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,33 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
+from support.installed import installed
 from support.process import answers, free_ports, running, work_folder
 from support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 VERSION = "1.5.33"
 
 
-def installed() -> str:
-    """The program, installed first where it is not yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aotcache-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    home = cache / f"ministack-{VERSION}"
-    done = home / "installed"
-    with FileLock(cache / "ministack.lock"):
-        if not done.exists():
-            shutil.rmtree(home, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", home], check=True)
-            package = f"ministack=={VERSION}"
-            subprocess.run([home / "bin/python", "-m", "pip", "install", "-q", package], check=True)
-            done.touch()
-    return str(home / "bin/ministack")
+def _install(home: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    package = f"ministack=={VERSION}"
+    subprocess.run([home / "bin/python", "-m", "pip", "install", "-q", package], check=True)
 
 
 @contextmanager
 def run_ministack() -> Iterator[S3Server]:
-    command = [installed()]
+    command = [str(installed(f"ministack-{VERSION}", _install) / "bin/ministack")]
     (port,) = free_ports(1)
     with work_folder("ministack") as folder:
         env = {

@@ -29,10 +29,12 @@ _SIGNS = x509.KeyUsage(
 
 @dataclass(frozen=True)
 class Authority:
-    """certificate: PEM file to trust. server: for a server on 127.0.0.1."""
+    """certificate: PEM file to trust. server: for a server on 127.0.0.1; chain: the same as a PEM
+    file, key included."""
 
     certificate: Path
     server: ssl.SSLContext
+    chain: Path
 
 
 def make_authority(directory: Path, host: str = "127.0.0.1") -> Authority:
@@ -61,7 +63,7 @@ def make_authority(directory: Path, host: str = "127.0.0.1") -> Authority:
     chain.write_bytes(private + served.public_bytes(serialization.Encoding.PEM))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(chain)
-    return Authority(certificate, server)
+    return Authority(certificate, server, chain)
 
 
 def _named(host: str) -> x509.GeneralName:

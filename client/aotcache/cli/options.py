@@ -68,7 +68,7 @@ _TRANSFER = (
         envvar=settings.STORAGE_URL,
         show_envvar=True,
         help="Storage that this machine has credentials of its own for: s3://bucket/prefix, "
-        "file:///directory.",
+        "gs://bucket/prefix, az://container/prefix, file:///directory.",
     ),
     click.option(
         "--trust",

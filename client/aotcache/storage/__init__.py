@@ -1,10 +1,11 @@
-"""Bytes in object storage: one contract (`base`), five ways.
+"""Bytes in object storage: one contract (`base`), several ways.
 
 A backend is imported when it is opened: obstore costs a command that needs none nothing.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -23,12 +24,17 @@ __all__ = [
     "presigned_store",
 ]
 
+# By scheme: the module, which has a function of its own name, and the extra that brings what it
+# needs.
+_CLOUDS = {"s3": "s3", "gs": "gcs", "az": "azure", "abfs": "azure"}
+
 
 def open_store(url: str) -> DirectStore:
-    """The store at `file:///directory`, `memory://name` or `s3://bucket/prefix`.
+    """The store at `file:///directory`, `memory://name`, `s3://bucket/prefix`, `gs://bucket/prefix`
+    or `az://container/prefix` (`abfs://` is the same).
 
-    S3's endpoint, region and credentials come from the standard AWS environment. Sends nothing: a
-    bucket that is not there shows with the first call. Raises UsageError for a URL that names no
+    Endpoint, region and credentials come from the standard environment of the cloud. Sends nothing:
+    a bucket that is not there shows with the first call. Raises UsageError for a URL that names no
     store, or one for which something must be installed first.
     """
     try:
@@ -39,7 +45,7 @@ def open_store(url: str) -> DirectStore:
         # Not quoted back: what is there may be a secret.
         raise UsageError(
             f"a storage URL has no user, password, query or fragment ({parts.scheme}://…): "
-            "credentials come from the AWS environment"
+            "credentials come from the environment"
         )
     if parts.scheme == "file":
         from aotcache.storage.files import FileStore
@@ -51,20 +57,14 @@ def open_store(url: str) -> DirectStore:
         from aotcache.storage.memory import MemoryStore
 
         return MemoryStore(_checked_path(url, parts.netloc + parts.path))
-    if parts.scheme == "s3":
-        path = _checked_path(url, parts.netloc + parts.path)
-        try:
-            from aotcache.storage.s3 import S3Store
-        except ImportError as error:
-            raise UsageError(
-                f"{url!r} needs obstore ({error}): pip install 'aotcache[s3]'"
-            ) from error
-        bucket, _, prefix = path.partition("/")
-        return S3Store(bucket, prefix)
+    if parts.scheme in _CLOUDS:
+        bucket, _, prefix = _checked_path(url, parts.netloc + parts.path).partition("/")
+        return _cloud_store(url, _CLOUDS[parts.scheme], bucket, prefix)
     if parts.scheme in ("http", "https"):
         raise UsageError(f"{url!r} is a service, not a store: give it as --url or AOTCACHE_URL")
     raise UsageError(
-        f"{url!r} is not a storage URL: file:///directory, s3://bucket/prefix or memory://name"
+        f"{url!r} is not a storage URL: file:///directory, s3://bucket/prefix, gs://bucket/prefix, "
+        "az://container/prefix or memory://name"
     )
 
 
@@ -89,6 +89,18 @@ def presigned_store(
     from aotcache.storage.presigned import PresignedStore
 
     return PresignedStore(client, objects, required=required)
+
+
+def _cloud_store(url: str, cloud: str, bucket: str, prefix: str) -> DirectStore:
+    try:
+        from aotcache.storage.cloud_store import CloudStore
+
+        described = getattr(import_module(f"aotcache.storage.{cloud}"), cloud)
+    except ImportError as error:
+        raise UsageError(
+            f"{url!r} needs obstore ({error}): pip install 'aotcache[{cloud}]'"
+        ) from error
+    return CloudStore(described(bucket), prefix)
 
 
 def _checked_path(url: str, path: str) -> str:

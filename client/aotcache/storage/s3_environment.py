@@ -115,16 +115,6 @@ def _certificates(path: str) -> bytes | None:
     return found
 
 
-def packaged_certificates() -> bytes | None:
-    """What Python programs trust where the system has no certificates, as in small containers."""
-    for package in ("certifi", "botocore"):
-        spec = find_spec(package)
-        path = os.path.join(os.path.dirname(spec.origin or ""), "cacert.pem") if spec else ""
-        if os.path.exists(path):
-            return _certificates(path)
-    return None
-
-
 def _credentials(region: str) -> tuple[Callable[[], S3Credential] | None, str]:
     """Whom obstore asks in place of its own ways, and what to say where none of them helps."""
     if os.environ.get("AWS_ACCESS_KEY_ID"):

@@ -35,8 +35,8 @@ def data_options(command: Command) -> Command:
             "--storage-url",
             envvar="AOTCACHE_STORAGE_URL",
             default="",
-            help="Where packs and manifests lie: file:///DIRECTORY or s3://BUCKET/PREFIX.  "
-            "[default: DATA_DIR/objects]",
+            help="Where packs and manifests lie: file:///DIRECTORY, s3://BUCKET/PREFIX, "
+            "gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.  [default: DATA_DIR/objects]",
         ),
         click.option(
             "--data-dir",

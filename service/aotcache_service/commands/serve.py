@@ -52,7 +52,7 @@ HOUR = 3600
     default=DEFAULT_PRESIGN_SECONDS,
     show_default=True,
     help="With S3: how long the URLs are good for by which nodes move packs past the service. "
-    "0: none are given, packs pass the service.",
+    "0: none are given, as on other storage; packs pass the service.",
 )
 @click.option(
     "--token-rate",

@@ -13,14 +13,14 @@ from aotcache.storage import open_store
 
 
 @pytest.mark.parametrize(
-    "url", ["", "/x", "gs://bucket", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "http://x:1"]
+    "url", ["", "/x", "gs://", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "http://x:1"]
 )
 def test_urls_that_name_no_store(url: str) -> None:
     with pytest.raises(UsageError):
         open_store(url)
 
 
-@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "s3://bucket/x?sig=secret", "s3://[x"])
+@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "az://bucket/x?sig=secret", "s3://[x"])
 def test_secrets_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_store(url)
@@ -28,11 +28,14 @@ def test_secrets_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     assert "secret" not in repr(caught.value.__cause__)
 
 
-def test_s3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gcs"), ("az", "azure")])
+def test_clouds_say_what_to_install(
+    scheme: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.delitem(sys.modules, "aotcache.storage.s3", raising=False)
-    with pytest.raises(UsageError, match=r"pip install 'aotcache\[s3\]'"):
-        open_store("s3://bucket")
+    monkeypatch.delitem(sys.modules, "aotcache.storage.cloud_store", raising=False)
+    with pytest.raises(UsageError, match=rf"pip install 'aotcache\[{extra}\]'"):
+        open_store(f"{scheme}://bucket")
 
 
 def test_a_backend_is_imported_when_it_is_opened(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aotcache.errors import ObjectExistsError, StorageUnavailableError, UsageError
-from aotcache.storage import open_store, s3
+from aotcache.storage import cloud_store, open_store
 from support.http import Reply, Request, serving
 from support.raw import Connection, raw_server
 from support.s3 import S3Server
@@ -73,7 +73,7 @@ def test_a_conflict_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         S3Server(server.url).use(monkeypatch)
         with pytest.raises(StorageUnavailableError, match="409 ConditionalRequestConflict"):
             open_store("s3://bucket").put(KEY, b"data")
-    assert len(server.requests) == s3.ATTEMPTS
+    assert len(server.requests) == cloud_store.ATTEMPTS
 
 
 def test_a_put_that_is_refused_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_put_may_take_longer_than_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of an answer counts from the first byte that is sent, and a pack is large."""
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(cloud_store, "READ_SECONDS", 0.2)
     late = threading.Event()
 
     def answer(request: Request) -> Reply | None:
@@ -316,7 +316,7 @@ open_store("s3://bucket").get("ns/a/b")
         try:
             assert asked.wait(60)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=s3.READ_SECONDS - 10)
+            _, said = process.communicate(timeout=cloud_store.READ_SECONDS - 10)
         finally:
             process.kill()
             silent.set()

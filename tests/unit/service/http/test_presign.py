@@ -18,6 +18,8 @@ from aotcache.protocol.v1.presign import MAX_URLS
 from aotcache_service.http.app import create_app
 from aotcache_service.index.publishing import open_session
 from aotcache_service.settings import ServiceSettings
+from support.azurite import AzureServer
+from support.fake_gcs import GcsServer
 from support.s3 import S3Server
 from support.stored import HASH, PLATFORM
 
@@ -141,10 +143,13 @@ def test_a_call_is_bounded(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "usage")
 
 
-def test_where_nothing_is_signed(tmp_path: Path) -> None:
+def test_where_nothing_is_signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GcsServer("http://127.0.0.1:9").use(monkeypatch)
+    AzureServer("http://127.0.0.1:9").use(monkeypatch)
     nothing = {"read": [], "write": [], "seconds": 0}
-    with running(tmp_path, storage_url="") as client:
-        assert ask(client, read=[PACK]) == nothing
+    for storage_url in ("", "gs://bucket/a", "az://container/a"):
+        with running(tmp_path, storage_url=storage_url) as client:
+            assert ask(client, read=[PACK]) == nothing
     with running(tmp_path, presign_seconds=0) as client:
         assert ask(client, read=[PACK]) == nothing
 
