@@ -24,7 +24,7 @@ PACKAGES := chromium g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit release demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -116,6 +116,9 @@ lock: env ## resolve what the service's image installs, with hashes
 audit: env ## ask PyPI for known vulnerabilities of what the lock file names
 	$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+
+release: env ## make sdist, wheel and bill of materials in dist/, twice, and try the wheel
+	PYTHONPATH=tests $(BIN)/python -m release.release --to dist
 
 demo: env packages ## show the whole way on this machine: compile, publish, pull, start warm
 	$(BIN)/python tests/demo/demo.py
