@@ -19,8 +19,8 @@ BENCH_VENV := .venv-bench
 TORCH_PIP_ARGS ?=
 
 # The tests start PostgreSQL themselves, and Chromium to look at the pages; torch.compile on a CPU runs g++ and includes Python.h;
-# vLLM's own kernels want libnuma.
-PACKAGES := chromium g++ libnuma1 postgresql
+# vLLM's own kernels want libnuma. What an earlier release was, git knows.
+PACKAGES := chromium g++ git libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 

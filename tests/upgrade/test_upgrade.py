@@ -19,7 +19,6 @@ from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import INDUCTOR
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.sync.leases import Leases
-from support.postgres import PostgresServer
 from support.site import AOTCACHE, Service, aotcache, printed, run
 from support.small import add, small_tree
 from support.trees import H100, contents
@@ -184,11 +183,6 @@ class Installation:
         env = {**APART, "AOTCACHE_DATABASE_URL": self.database}
         return run(self.data, command=command, env=env)
 
-    def other(self, postgres: PostgresServer | None) -> Installation:
-        """On the same storage, with an empty database."""
-        found = f"sqlite:///{self.data}/empty.sqlite3"
-        return Installation(self.data, postgres.fresh_url() if postgres else found)
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -244,15 +238,17 @@ def test_upgrade_and_rollback(
         node(newer, "node", PRESENT).run("gc")
         assert_same(meanwhile, node(newer, "3", PRESENT).pull(meanwhile))
 
+    tables = b"" if postgres else file.read_bytes()
     refused = aotcache(
         *("serve", *here.options, "--port", "0"), command=previous, env=APART, check=False
     )
     assert refused.returncode == 1
     assert "cannot be used" in refused.stderr
+    assert postgres or file.read_bytes() == tables
 
     # Back: to the index of before, or to none; what was stored since is found in storage.
     if postgres:
-        here = here.other(postgres)
+        here = Installation(data, postgres.fresh_url())
         settings["AOTCACHE_TOKEN"] = token(here)
     else:
         for one in data.glob("index.sqlite3*"):
