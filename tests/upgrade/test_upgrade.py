@@ -19,6 +19,7 @@ from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import INDUCTOR
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.sync.leases import Leases
+from support.s3 import S3Server
 from support.site import AOTCACHE, Service, aotcache, printed, run
 from support.small import add, small_tree
 from support.trees import H100, contents
@@ -97,8 +98,12 @@ def pair(request: pytest.FixtureRequest, previous: Command) -> tuple[Command, Co
 
 
 @pytest.fixture
-def service(pair: tuple[Command, Command], tmp_path: Path) -> Iterator[Service]:
-    with run(tmp_path / "service", command=pair[1], env=APART) as found:
+def service(
+    pair: tuple[Command, Command], seaweedfs: S3Server, tmp_path: Path
+) -> Iterator[Service]:
+    env = {**APART, **seaweedfs.env()}
+    where = {"storage_url": seaweedfs.fresh_url(), "env": env}
+    with run(tmp_path / "service", command=pair[1], **where) as found:
         yield found
 
 
@@ -107,7 +112,8 @@ def test_client_and_service_of_two_releases(
     pair: tuple[Command, Command], service: Service, tmp_path: Path
 ) -> None:
     client, other = pair
-    publisher = Node(tmp_path / "node", client, {"AOTCACHE_URL": service.url})
+    settings = {"AOTCACHE_URL": service.url, "AOTCACHE_TRANSFER": "presigned"}
+    publisher = Node(tmp_path / "node", client, settings)
     line = publisher.run("key", "generate").stdout.strip()
     tree = large_tree(publisher.home)
     assert statuses(publisher.push(tree)) == {"published"}
@@ -125,7 +131,7 @@ def test_client_and_service_of_two_releases(
     assert "rank_1_0-d1" in publisher.run("show", tree.hash).stdout
     assert publisher.run("quarantine", "list").returncode == 0
 
-    fresh = Node(tmp_path / "fresh", client, {"AOTCACHE_URL": service.url})
+    fresh = Node(tmp_path / "fresh", client, settings)
     fresh.run("key", "trust", line)
     assert_same(tree, fresh.pull(tree))
     # It grows: one release publishes, the other has the rest of it.
@@ -215,19 +221,15 @@ def test_upgrade_and_rollback(
 
     # One replica after the other: the first that is new brings the tables up to date, below those
     # that are not.
-    with here.serve(previous) as older:
-        newer = Service(data, command=PRESENT, env={"AOTCACHE_DATABASE_URL": here.database})
-        newer.start()
-        try:
-            node(older, "node", previous).push(meanwhile)
-            assert_same(before, node(older, "1", previous).pull(before))
-            for tree in (before, meanwhile):
-                assert_same(tree, node(newer, "2", PRESENT).pull(tree))
-            missed = node(newer, "2", PRESENT).run("show", gone.hash, check=False)
-            assert missed.returncode == 1
-        finally:
-            newer.stop()
-    with here.serve(PRESENT) as newer:
+    with here.serve(previous) as older, here.serve(PRESENT) as newer:
+        node(older, "node", previous).push(meanwhile)
+        assert_same(before, node(older, "1", previous).pull(before))
+        for tree in (before, meanwhile):
+            assert_same(tree, node(newer, "2", PRESENT).pull(tree))
+        missed = node(newer, "2", PRESENT).run("show", gone.hash, check=False)
+        assert missed.returncode == 1
+        older.stop()
+
         node(newer, "node", PRESENT).push(after)
         add(before.path, "inductor_cache/ab/later.py", b"# later")
         node(newer, "node", PRESENT).push(before)
