@@ -19,12 +19,14 @@ BENCH_VENV := .venv-bench
 TORCH_PIP_ARGS ?=
 
 # The tests start PostgreSQL themselves, and Chromium to look at the pages; torch.compile on a CPU runs g++ and includes Python.h;
-# vLLM's own kernels want libnuma. What an earlier release was, git knows.
-PACKAGES := chromium g++ git libnuma1 postgresql
+# vLLM's own kernels want libnuma.
+PACKAGES := chromium g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+# It has the release before this one.
+PACKAGES += git
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit release demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -117,6 +119,7 @@ audit: env ## ask PyPI for known vulnerabilities of what the lock file names
 	$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
 
+.PHONY: release
 release: env ## make sdist, wheel and bill of materials in dist/, twice, and try the wheel
 	PYTHONPATH=tests $(BIN)/python -m release.release --to dist
 

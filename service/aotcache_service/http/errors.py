@@ -46,6 +46,8 @@ from .bodies import json_answer
 
 log = logging.getLogger(__name__)
 
+_VERSIONED = re.compile(r"/v(\d{1,4})/")
+
 # The closest class in an error's ancestry counts.
 STATUS: dict[type[Exception], int] = {
     UsageError: 400,
@@ -91,7 +93,7 @@ _DESCRIPTIONS = {
     503: "Object storage or the database does not answer: try again",
 }
 
-_VERSIONED = re.compile(r"/v(\d{1,4})/")
+
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
 
 

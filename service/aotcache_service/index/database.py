@@ -26,7 +26,6 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from aotcache import __version__
 from aotcache.errors import UsageError
 
 BUSY_SECONDS = 15
@@ -111,16 +110,9 @@ class Database:
         with self._migration_lock():
             scripts = ScriptDirectory.from_config(config)
             found = self._revision(self._reader)
+            _refuse_newer(found, scripts)
             if found == scripts.get_heads():
                 return
-            unknown = set(found) - {one.revision for one in scripts.walk_revisions()}
-            if unknown:
-                raise CommandError(
-                    f"a newer aotcache has made its tables revision {', '.join(unknown)}, and this "
-                    f"one, {__version__}, knows none after {scripts.get_current_head()}: run the "
-                    "newer one, or give this one the index as it was before, or an empty one, and "
-                    "`aotcache reindex` (docs/operations.md, Upgrade and rollback)"
-                )
             with self._writer.begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -168,6 +160,17 @@ class Database:
                 raw.execute("PRAGMA journal_mode = WAL")
         with engine.connect() as connection:
             return list(MigrationContext.configure(connection).get_current_heads())
+
+
+def _refuse_newer(revisions: list[str], scripts: ScriptDirectory) -> None:
+    unknown = set(revisions) - {one.revision for one in scripts.walk_revisions()}
+    if unknown:
+        raise CommandError(
+            f"a newer aotcache has made its tables revision {', '.join(unknown)}, and this one "
+            f"knows none after {scripts.get_current_head()}: run the newer one, or give this one "
+            "the index as it was before, or an empty one, and `aotcache reindex` "
+            "(docs/operations.md, Upgrade and rollback)"
+        )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
