@@ -162,6 +162,13 @@ class Database:
             return list(MigrationContext.configure(connection).get_current_heads())
 
 
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # Transactions are begun by _begin, not by the driver.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
 def _refuse_newer(revisions: list[str], scripts: ScriptDirectory) -> None:
     unknown = set(revisions) - {one.revision for one in scripts.walk_revisions()}
     if unknown:
@@ -171,10 +178,3 @@ def _refuse_newer(revisions: list[str], scripts: ScriptDirectory) -> None:
             "the index as it was before, or an empty one, and `aotcache reindex` "
             "(docs/operations.md, Upgrade and rollback)"
         )
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # Transactions are begun by _begin, not by the driver.
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    connection.execute("PRAGMA foreign_keys = ON")
