@@ -23,6 +23,8 @@ TORCH_PIP_ARGS ?=
 PACKAGES := chromium g++ libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+# It has the release before this one.
+PACKAGES += git
 
 .PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench clean
 
@@ -118,6 +120,10 @@ lock: env ## resolve what the service's image installs, with hashes
 audit: env ## ask PyPI for known vulnerabilities of what the lock file names
 	$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+
+.PHONY: release
+release: env ## make sdist, wheel and bill of materials in dist/, twice, and try the wheel
+	PYTHONPATH=tests $(BIN)/python -m release.release --to dist
 
 demo: env packages ## show the whole way on this machine: compile, publish, pull, start warm
 	$(BIN)/python tests/demo/demo.py

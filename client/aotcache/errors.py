@@ -18,6 +18,7 @@
     │   ├── UnauthenticatedError   no token, or one that is unknown, revoked or expired
     │   ├── ForbiddenError         the token does not allow it: another scope, another namespace
     │   ├── RateLimitedError       more requests than this token may make
+    │   ├── VersionError           client and service are too far apart: which one to upgrade
     │   ├── NotFoundError          no tree or session of that name (a miss is not an error)
     │   ├── GenerationTakenError   another publisher committed this generation: rebase
     │   ├── SessionExpiredError    the publish session is over, its packs may be gone
@@ -107,6 +108,10 @@ class ForbiddenError(RemoteError):
 
 class RateLimitedError(RemoteError):
     code = "rate_limited"
+
+
+class VersionError(RemoteError):
+    code = "version"
 
 
 class NotFoundError(RemoteError):

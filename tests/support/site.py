@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,11 +143,14 @@ def pull_tree(
 
 
 def aotcache(
-    *words: str, env: Mapping[str, str] | None = None, check: bool = True
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    command: Sequence[str] = AOTCACHE,
 ) -> subprocess.CompletedProcess[str]:
     """Run the CLI. `check`: it has to exit with 0."""
     done = subprocess.run(
-        [*AOTCACHE, *words],
+        [*command, *words],
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,

@@ -71,7 +71,12 @@ def status(
     """
     index = options.index_at(url, token_file)
     ready = index.ready()
-    said: dict[str, object] = {"url": url, "status": ready.status, "version": ready.version}
+    said: dict[str, object] = {
+        "url": url,
+        "status": ready.status,
+        "version": ready.version,
+        "api": ", ".join(map(str, ready.api)),
+    }
     try:
         last = index.collection()
     except AotcacheError as error:

@@ -23,6 +23,7 @@ from aotcache.errors import (
     RemoteError,
     UnavailableError,
     UsageError,
+    VersionError,
     error_classes,
 )
 from aotcache.net.connections import Origin, Pool, origin
@@ -90,6 +91,12 @@ class Answer(msgspec.Struct, frozen=True):
             raise UnavailableError(
                 f"{self.method} {self.url} answered {self.status}{self._hint()}, not as an "
                 "aotcache service does: check the URL and what stands in front of the service"
+            )
+        if self.status == 404 and problem.code == RemoteError.code:
+            # Services of before the code `version` said no more of a path that they did not know.
+            raise VersionError(
+                f"{problem.message} If it is, the service is older than this client, aotcache "
+                f"{__version__}: upgrade the service"
             )
         # A code that this version does not know comes from a newer service.
         found = error_classes().get(problem.code, RemoteError)

@@ -19,12 +19,14 @@ from typing import Annotated, Any
 import msgspec
 from blake3 import blake3
 
+from aotcache import __version__
 from aotcache.errors import FormatError, ManifestError
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.decoding import decode_json
 
 FORMAT = "aotcache-manifest/1"
 FORMAT_ON_BASE = "aotcache-manifest/2"
+FORMATS = (FORMAT, FORMAT_ON_BASE)
 STATEMENT_TYPE = "application/vnd.aotcache.statement.v1+json+zstd"
 STATEMENT_TYPE_ON_BASE = "application/vnd.aotcache.statement.v2+json+zstd"
 
@@ -112,10 +114,10 @@ def split_manifest(data: bytes) -> Sections:
         header = decode_json(data[:end], _Header)
     except FormatError as error:
         raise ManifestError(f"bad header: {error}") from error
-    if header.format not in (FORMAT, FORMAT_ON_BASE):
+    if header.format not in FORMATS:
         raise ManifestError(
-            f"format {header.format[:40]!r}; this aotcache reads {FORMAT} and {FORMAT_ON_BASE}: "
-            "upgrade"
+            f"format {header.format[:40]!r}; this aotcache, {__version__}, reads "
+            f"{' and '.join(FORMATS)}: upgrade it"
         )
     if (header.format == FORMAT_ON_BASE) != (header.base > 0) or header.base_statement > (
         0 if not header.base else MAX_MANIFEST

@@ -23,14 +23,10 @@ if TYPE_CHECKING:
     from aotcache.protocol.v1.outcomes import Outcome
     from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
     from aotcache.protocol.v1.quarantine import Quarantine, Quarantined, Release, Released
+    from aotcache.protocol.v1.ready import Ready
     from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
     from aotcache.protocol.v1.stats import Stats
     from aotcache.protocol.v1.trees import Deleted, Pinned, TreeDetails, TreePage
-
-
-class Ready(msgspec.Struct):
-    status: str
-    version: str = ""
 
 
 class _Part(msgspec.Struct):
@@ -179,6 +175,8 @@ class Index:
 
     def ready(self) -> Ready:
         """Raises UnavailableError while it does not answer, or is not ready."""
+        from aotcache.protocol.v1.ready import Ready
+
         return self._client.request_json("GET", "/readyz", None, Ready)
 
     def stats(self) -> Stats:

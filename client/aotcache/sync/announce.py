@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aotcache.core.places import Places
@@ -17,7 +18,7 @@ from aotcache.protocol.manifest import (
     encode_statement,
 )
 from aotcache.protocol.names import TreeKey
-from aotcache.protocol.sections import Base
+from aotcache.protocol.sections import FORMAT_ON_BASE, Base
 from aotcache.sync.identity import Identity
 from aotcache.sync.plan import PartPlan
 from aotcache.sync.session import PublishSession
@@ -67,10 +68,10 @@ def put_manifest(
     raise GenerationTakenError(f"{plan.manifest_key} is put by somebody this node does not trust")
 
 
-def write(statement: Statement, previous: Manifest | None) -> Written:
+def write(statement: Statement, previous: Manifest | None, formats: Collection[str]) -> Written:
     """Against the statement that the newest generation has or is, if that makes it smaller by what
-    another request is worth to a reader."""
-    if previous is not None:
+    another request is worth to a reader. formats: that the service reads."""
+    if previous is not None and FORMAT_ON_BASE in formats:
         base = previous.base or Base(previous.statement.generation, previous.statement_bytes)
         if len(base.statement) >= _WORTH:
             grown = encode_statement(statement, base)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from aotcache.core.patience import why_not
-from aotcache.errors import AotcacheError, RemoteError, UnavailableError
+from aotcache.errors import AotcacheError, UnavailableError, VersionError
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.leases import (
     FREE,
@@ -91,10 +91,8 @@ class Leases:
                     raise
                 time.sleep(_PAUSE)
                 continue
-            except RemoteError as error:
-                if type(error) is not RemoteError:
-                    raise
-                return FREE, f"nobody is waited for: {error}"  # an older service has no such path
+            except VersionError as error:
+                return FREE, f"nobody is waited for: {error}"
             if found.state == GRANTED:
                 self._hold(asked, found.seconds)
             if found.state != HELD:

@@ -235,7 +235,7 @@ class _Publish:
         with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
             # Where the bytes lie is in another section: this one is written meanwhile.
             written = [
-                pool.submit(write, said, plan.previous)
+                pool.submit(write, said, plan.previous, session.formats)
                 for said, plan in zip(statements, plans, strict=True)
             ]
             self.uploader.run({plan.state.part: plan.files for plan in plans}, places, neighbours)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from aotcache import __version__
 from aotcache.errors import (
     AotcacheError,
     CondemnedError,
@@ -13,8 +14,10 @@ from aotcache.errors import (
     ManifestError,
     TrustError,
     UsageError,
+    VersionError,
 )
 from aotcache.protocol.names import parse_manifest_key
+from aotcache.protocol.sections import FORMAT
 from aotcache.protocol.v1.publish import Commit, OpenSession, Session
 from aotcache.sync.site import Site
 
@@ -34,8 +37,14 @@ class PublishSession:
 
     def open(self) -> Session:
         """Open the session, or extend it. Raises UsageError where this node's storage is not the
-        service's: what is put there could never be committed."""
+        service's: what is put there could never be committed; VersionError where the service reads
+        no manifest that this aotcache writes."""
         session = self._site.index.open_session(self._asked)
+        if FORMAT not in session.formats:
+            raise VersionError(
+                f"the service reads manifests of {', '.join(session.formats)}, and this aotcache, "
+                f"{__version__}, writes {FORMAT}: upgrade the client"
+            )
         ours, theirs = self._site.store.url.rstrip("/"), session.storage_url.rstrip("/")
         through_service = ours.startswith(("http:", "https:"))
         if theirs and not through_service and ours != theirs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from aotcache import __version__
 from aotcache.errors import (
     AotcacheError,
     BusyError,
@@ -34,13 +36,17 @@ from aotcache.errors import (
     UnauthenticatedError,
     UnavailableError,
     UsageError,
+    VersionError,
 )
 from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.problem import Problem
+from aotcache.protocol.versions import API
 
 from .bodies import json_answer
 
 log = logging.getLogger(__name__)
+
+_VERSIONED = re.compile(r"/v(\d{1,4})/")
 
 # The closest class in an error's ancestry counts.
 STATUS: dict[type[Exception], int] = {
@@ -56,6 +62,7 @@ STATUS: dict[type[Exception], int] = {
     UnauthenticatedError: 401,
     ForbiddenError: 403,
     RateLimitedError: 429,
+    VersionError: 404,
     NotFoundError: 404,
     GenerationTakenError: 409,
     SessionExpiredError: 410,
@@ -152,11 +159,22 @@ def _http_answer(request: Request, error: Exception) -> JSONResponse:
         log.warning("%s %s: %s", request.method, request.url.path, message)
     if error.status_code == 404:
         # No route raises it: a tree or object that is not there is an error of ours.
-        code = RemoteError.code
-        message = f"this service has no path {request.url.path[:200]}: is the URL right?"
+        code, message = _no_path(request.url.path)
     answer = _problem(error.status_code, code, message)
     answer.headers.update(error.headers or {})
     return answer
+
+
+def _no_path(path: str) -> tuple[str, str]:
+    """Code and message. Who is of another version than this service asks for what it lacks."""
+    asked = _VERSIONED.match(path)
+    if asked is None:
+        return RemoteError.code, f"this service has no path {path[:200]}: is the URL right?"
+    lacks = f"this service, aotcache {__version__}, has no {path[:200]}"
+    if int(asked[1]) < min(API):
+        lowest = f"its API begins with version {min(API)}"
+        return VersionError.code, f"{lacks}: {lowest}, so upgrade the client"
+    return VersionError.code, f"{lacks}: a newer client asks for it, so upgrade the service"
 
 
 def _problem(status: int, code: str, message: str) -> JSONResponse:

@@ -6,6 +6,8 @@ from fastapi import APIRouter
 
 from aotcache import __version__
 from aotcache.errors import UnavailableError
+from aotcache.protocol.v1.ready import Ready
+from aotcache.protocol.versions import API
 
 from .context import ContextDep
 from .errors import plain_problems
@@ -20,8 +22,8 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=plain_problems(503))
-async def readyz(context: ContextDep) -> dict[str, str]:
+async def readyz(context: ContextDep) -> Ready:
     """200 once the database's tables are of this version."""
     if not context.ready:
         raise UnavailableError("the service is starting: its database is being migrated")
-    return {"status": "ready", "version": __version__}
+    return Ready(status="ready", version=__version__, api=API)

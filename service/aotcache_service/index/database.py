@@ -19,6 +19,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -101,12 +102,16 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Bring the tables up to this version; safe when several processes start at once."""
+        """Bring the tables up to this version; safe when several processes start at once. Raises
+        CommandError for tables of a newer version."""
         config = Config()
         folder = str(Path(__file__).with_name("migrations"))
         config.set_main_option("script_location", folder.replace("%", "%%"))
         with self._migration_lock():
-            if self._revision(self._reader) == ScriptDirectory.from_config(config).get_heads():
+            scripts = ScriptDirectory.from_config(config)
+            found = self._revision(self._reader)
+            _refuse_newer(found, scripts)
+            if found == scripts.get_heads():
                 return
             with self._writer.begin() as connection:
                 config.attributes["connection"] = connection
@@ -162,3 +167,14 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _refuse_newer(revisions: list[str], scripts: ScriptDirectory) -> None:
+    unknown = set(revisions) - {one.revision for one in scripts.walk_revisions()}
+    if unknown:
+        raise CommandError(
+            f"a newer aotcache has made its tables revision {', '.join(unknown)}, and this one "
+            f"knows none after {scripts.get_current_head()}: run the newer one, or give this one "
+            "the index as it was before, or an empty one, and `aotcache reindex` "
+            "(docs/operations.md, Upgrade and rollback)"
+        )

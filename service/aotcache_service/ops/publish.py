@@ -25,6 +25,7 @@ from aotcache.protocol.names import (
     pack_key,
     parse_manifest_key,
 )
+from aotcache.protocol.sections import FORMATS
 from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
 from aotcache.storage.base import ObjectStore
 
@@ -72,6 +73,7 @@ def open_session(
             parts=publishing.part_states(db, key, parts, newest),
             neighbours=tuple(row.manifest for row in neighbours),
             storage_url=storage_url,
+            formats=FORMATS,
         )
 
 

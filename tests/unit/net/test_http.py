@@ -21,6 +21,7 @@ from aotcache.errors import (
     RemoteError,
     UnavailableError,
     UsageError,
+    VersionError,
 )
 from aotcache.net.http import HttpClient
 from aotcache.protocol.v1.problem import Problem
@@ -72,6 +73,7 @@ def test_bytes_both_ways() -> None:
         ("condemned", CondemnedError),
         ("not_found", NotFoundError),
         ("invalid_name", InvalidNameError),
+        ("version", VersionError),
         ("of_a_newer_service", RemoteError),
     ],
 )
@@ -80,6 +82,14 @@ def test_a_problem_becomes_its_error(code: str, kind: type[AotcacheError]) -> No
         HttpClient(server.url).request_json("POST", "/v1/x", Thing("a"), Thing)
     assert type(caught.value) is kind
     assert str(caught.value) == f"because {code}"
+
+
+def test_a_path_that_an_older_service_lacks() -> None:
+    with (
+        serving(lambda _: problem(404, "remote")) as server,
+        pytest.raises(VersionError, match="older than this client"),
+    ):
+        HttpClient(server.url).request_json("GET", "/v1/later", None, Thing)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
@@ -20,10 +20,11 @@ from aotcache.net.http import HttpClient
 from aotcache.protocol.names import REQUEST_ID, TreeKey
 from aotcache.protocol.platform import Difference, Platform
 from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import TreeUsed
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.protocol.v1.problem import Problem
-from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, Session
+from aotcache.protocol.v1.publish import Commit, Committed, OpenSession, PartState, Session
 from aotcache.protocol.v1.recipes import RecipeHit, RecipeLookup
 from aotcache.protocol.v1.trees import Deleted, TreeDetail, TreeDetails, TreePage, TreeSummary
 from aotcache.remote.index import Index
@@ -66,6 +67,30 @@ def test_lookup(wire: Wire) -> None:
     assert wire.index.lookup(asked) == HIT
     assert (wire.asked.method, wire.asked.path) == ("POST", "/v1/lookup")
     assert msgspec.json.decode(wire.asked.body, type=Lookup) == asked
+
+
+def with_more(body: object) -> object:
+    """As a newer service might answer: with a field that nobody knows, in each object."""
+    if isinstance(body, dict):
+        return {name: with_more(value) for name, value in body.items()} | {"later": [{"x": 1}]}
+    return [with_more(one) for one in body] if isinstance(body, list) else body
+
+
+def test_fields_of_a_newer_service_are_ignored(wire: Wire) -> None:
+    part = StoredPart(
+        part="shared", generation=1, manifest="m", files=1, raw_bytes=1, stored_bytes=1
+    )
+    hit = replace(HIT, parts=(part,), trees=(TreeUsed(layout="vllm-aot", hash=HASH),))
+    wire.answer(with_more(msgspec.to_builtins(hit)))
+    asked = Lookup(layout="vllm-aot", hash=HASH, platform=PLATFORM)
+    assert wire.index.lookup(asked) == hit
+    state = PartState(part="shared", generation=0, next_generation=1)
+    session = Session(publish_id=PUBLISH_ID, expires=1, parts=(state,))
+    wire.answer(with_more(msgspec.to_builtins(session)))
+    opening = OpenSession(
+        publish_id=PUBLISH_ID, layout="vllm-aot", hash=HASH, platform=PLATFORM, parts=("shared",)
+    )
+    assert wire.index.open_session(opening) == session
 
 
 def test_a_miss_is_a_result(wire: Wire) -> None:

@@ -128,7 +128,9 @@ def test_serve_says_why_the_database_cannot_be_used(tmp_path: Path) -> None:
             "CREATE TABLE alembic_version (version_num TEXT);"
             "INSERT INTO alembic_version VALUES ('9999')"
         )
-    assert "9999" in failed([*data, f"sqlite:///{newer}"])
+    line = failed([*data, f"sqlite:///{newer}"])
+    assert "a newer aotcache has made its tables revision 9999" in line
+    assert "aotcache reindex" in line
 
 
 def test_serve_says_which_directory_cannot_be_written(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,11 @@ from aotcache.errors import (
     ObjectMissingError,
     SessionExpiredError,
     UsageError,
+    VersionError,
 )
+from aotcache.net.http import HttpClient
 from aotcache.protocol.names import manifest_key, new_publish_id
+from aotcache.protocol.sections import FORMAT, FORMAT_ON_BASE, FORMATS
 from aotcache.protocol.v1.publish import OpenSession, Session
 from aotcache.storage import open_store
 from aotcache.sync.published import PUBLISHED
@@ -33,6 +37,17 @@ class Short(CountedIndex):
 
     def open_session(self, asked: OpenSession) -> Session:
         return replace(super().open_session(asked), expires=0)
+
+
+class Telling(CountedIndex):
+    """Of a service that reads manifests of these formats."""
+
+    def __init__(self, client: HttpClient, formats: tuple[str, ...]) -> None:
+        super().__init__(client)
+        self._formats = formats
+
+    def open_session(self, asked: OpenSession) -> Session:
+        return replace(super().open_session(asked), formats=self._formats)
 
 
 def test_it_is_renewed_after_each_pack_and_before_the_manifests(
@@ -108,3 +123,34 @@ def test_what_is_committed_is_not_removed(here: Here, tmp_path: Path) -> None:
     with pytest.raises(GenerationTakenError):
         PublishSession(site, asked).remove(key, ManifestError("a reason"))
     assert site.manifest(key).statement == manifest
+
+
+def formats_of(here: Here, part: str) -> list[str]:
+    """Of the generations of a part in storage, in their order."""
+    keys = sorted(one.key for one in here.store.list("default/trees/") if f"/{part}/" in one.key)
+    return [json.loads(here.store.get(key).partition(b"\n")[0])["format"] for key in keys]
+
+
+@pytest.mark.parametrize("known", [(FORMAT,), FORMATS, (*FORMATS, "aotcache-manifest/3")])
+def test_manifests_are_of_a_format_that_the_service_reads(
+    here: Here, tmp_path: Path, known: tuple[str, ...]
+) -> None:
+    """Where a service would take a smaller one, and where it would not."""
+    site = here.site()
+    telling = replace(site, index=Telling(site.index._client, known))
+    tree = small_tree(tmp_path / "node")
+    for number in range(400):
+        add(tree.path, f"inductor_cache/ab/c{number}.py", b"# %d" % number)
+    publish_tree(telling, tree)
+    add(tree.path, "inductor_cache/ab/later.py", b"# later")
+    publish_tree(telling, tree)
+    second = FORMAT_ON_BASE if FORMAT_ON_BASE in known else FORMAT
+    assert formats_of(here, "shared") == [FORMAT, second]
+
+
+def test_a_service_that_reads_no_manifest_of_ours(here: Here, tmp_path: Path) -> None:
+    site = here.site()
+    telling = replace(site, index=Telling(site.index._client, ("aotcache-manifest/9",)))
+    with pytest.raises(VersionError, match="upgrade the client"):
+        publish_tree(telling, small_tree(tmp_path / "node"))
+    assert not list(here.store.list("default/"))

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
 from aotcache import __version__, settings
 from aotcache.engines.doctor.findings import Finding, Setup, note, ok, problem
-from aotcache.errors import AotcacheError, UnavailableError
+from aotcache.errors import AotcacheError, UnavailableError, VersionError
 from aotcache.net.http import HttpClient
 from aotcache.protocol.v1.presign import Presign, Presigned
 from aotcache.protocol.v1.trees import TreePage
+from aotcache.protocol.versions import fit
+from aotcache.remote.index import Index
 from aotcache.storage import open_store
 from aotcache.sync.connect import http_client
 
@@ -40,7 +40,7 @@ def check_service(setup: Setup) -> Iterator[Finding]:
         )
     try:
         yield from _ask(setup, setup.url)
-    except UnavailableError as error:
+    except (UnavailableError, VersionError) as error:
         yield problem("service", str(error))
     except AotcacheError as error:
         token = "" if setup.has_token else f"; no token is named ({settings.TOKEN})"
@@ -58,36 +58,23 @@ def _ask(setup: Setup, url: str) -> Iterator[Finding]:
     try:
         query = {"namespace": setup.namespace, "limit": "1"}
         page = client.request_json("GET", "/v1/trees", None, TreePage, query=query)
-        version = _version(client)
+        ready = Index(client).ready()
     finally:
         client.close()
     named = "with a token" if setup.has_token else "without a token"
-    yield ok("service", f"{url} answers, version {version or 'unknown'}, asked {named}")
-    if version and version != __version__:
-        yield note("service", f"the service is {version}, this is {__version__}", "use one version")
+    yield ok("service", f"{url} answers, version {ready.version or 'unknown'}, asked {named}")
+    if not fit(ready.version, __version__):
+        yield note(
+            "service",
+            f"the service is aotcache {ready.version}, this is {__version__}",
+            "keep service and nodes at most one minor version apart",
+        )
     if not page.trees:
         yield note(
             "service",
             f"nothing is stored in namespace {setup.namespace} yet: the first start compiles",
             f"publish: {settings.PUBLISH}=1 for the engine, or `aotcache watch` beside it",
         )
-
-
-def _version(client: HttpClient) -> str:
-    """As the service's own description of its API says; empty where it does not."""
-    answer = client.send("GET", "/openapi.json")
-    try:
-        return msgspec.json.decode(answer.data, type=_Described).info.version
-    except msgspec.DecodeError:
-        return ""
-
-
-class _Info(msgspec.Struct):
-    version: str
-
-
-class _Described(msgspec.Struct):
-    info: _Info
 
 
 def _check_seconds(setup: Setup, name: str, default: float) -> Iterator[Finding]:

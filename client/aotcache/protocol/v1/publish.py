@@ -20,6 +20,7 @@ from aotcache.protocol.names import (
 )
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.sections import FORMAT, FORMAT_ON_BASE
 
 MAX_MANIFESTS = 1024  # of one commit
 
@@ -65,13 +66,15 @@ class PartState:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """expires: Unix seconds. parts: each part asked for. neighbours: keys of manifests whose packs
-    this publish may refer to: other parts of the tree, and trees of the same recipe's family."""
+    this publish may refer to: other parts of the tree, and trees of the same recipe's family.
+    formats: of manifests, that the service reads; services which do not say it read these two."""
 
     publish_id: str
     expires: int
     parts: tuple[PartState, ...]
     neighbours: tuple[str, ...] = ()
     storage_url: str = ""
+    formats: tuple[str, ...] = (FORMAT, FORMAT_ON_BASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

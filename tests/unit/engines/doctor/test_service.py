@@ -56,24 +56,33 @@ def test_a_token_that_is_refused() -> None:
 
 def test_a_service_of_another_version_that_is_empty() -> None:
     def answer(request: Any) -> Reply:
-        described = b'{"info": {"title": "aotcache", "version": "99.0"}}'
-        return Reply(body=described if "openapi" in request.path else b'{"trees": []}')
+        ready = b'{"status": "ready", "version": "99.0", "api": [1], "later": 1}'
+        return Reply(body=ready if request.path == "/readyz" else b'{"trees": []}')
 
     with serving(answer) as server:
         findings = list(check_service(_setup(server.url)))
     assert [finding.level for finding in findings] == [OK, NOTE, NOTE]
     assert "99.0" in findings[1].found
+    assert "one minor version apart" in findings[1].remedy
     assert "nothing is stored" in findings[2].found
 
 
 def test_a_service_that_does_not_say_its_version() -> None:
     def answer(request: Any) -> Reply:
-        return Reply(404) if "openapi" in request.path else Reply(body=b'{"trees": []}')
+        ready = b'{"status": "ready"}'
+        return Reply(body=ready if request.path == "/readyz" else b'{"trees": []}')
 
     with serving(answer) as server:
         findings = list(check_service(_setup(server.url)))
     assert not _problems(findings)
     assert "version unknown" in findings[0].found
+
+
+def test_a_service_that_does_not_speak_this_api_any_more() -> None:
+    body = b'{"code": "version", "message": "so upgrade the client"}'
+    with serving(lambda _: Reply(404, body)) as server:
+        (found,) = _problems(check_service(_setup(server.url)))
+    assert found == "so upgrade the client"
 
 
 def test_a_service_that_hangs() -> None:

@@ -149,7 +149,8 @@ def test_health(settings: ServiceSettings) -> None:
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").json()["code"] == "unavailable"
     with client:
-        assert client.get("/readyz").json() == {"status": "ready", "version": __version__}
+        said = {"status": "ready", "version": __version__, "api": [1]}
+        assert client.get("/readyz").json() == said
 
 
 def test_health_needs_no_lock(client: TestClient, context: Context) -> None:

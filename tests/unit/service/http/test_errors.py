@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from fastapi.testclient import TestClient
 
+from aotcache import __version__
 from aotcache.errors import AotcacheError, error_classes
 from aotcache.protocol.v1.trees import SORTS
 from aotcache_service.http.bodies import MAX_JSON
@@ -113,7 +114,8 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("PUT", f"/v1/objects/{MANIFEST}", b"x", 400, "bad_manifest"),
     ("PUT", f"/v1/objects/{MARK}", b"", 400, "invalid_name"),
     ("DELETE", f"/v1/objects/{MARK}", None, 400, "invalid_name"),
-    ("GET", "/v1/none", None, 404, "remote"),
+    ("GET", "/v1/none", None, 404, "version"),
+    ("GET", "/none", None, 404, "remote"),
 ]
 
 
@@ -132,6 +134,29 @@ def test_bad_request_is_answered_with_a_problem(
 def test_unknown_path_asks_whether_the_url_is_right(client: TestClient) -> None:
     message = client.post("/prefix/v1/lookup", json=LOOKUP).json()["message"]
     assert message == "this service has no path /prefix/v1/lookup: is the URL right?"
+
+
+@pytest.mark.parametrize("path", ["/v1/later", "/v2/lookup"])
+def test_a_newer_client_is_told_to_upgrade_the_service(client: TestClient, path: str) -> None:
+    said = client.post(path, json=LOOKUP).json()
+    assert said["message"] == (
+        f"this service, aotcache {__version__}, has no {path}: a newer client asks for it, so "
+        "upgrade the service"
+    )
+
+
+def test_a_client_that_is_too_old_is_told_to_upgrade(client: TestClient) -> None:
+    said = client.post("/v0/lookup", json=LOOKUP).json()
+    assert said["code"] == "version"
+    assert said["message"].endswith("its API begins with version 1, so upgrade the client")
+
+
+def test_a_field_of_a_newer_client_is_ignored(client: TestClient) -> None:
+    for path in ("/v1/lookup", "/v1/publish"):
+        asked = OPEN if path == "/v1/publish" else LOOKUP
+        answer = client.post(path, json={**asked, "later": {"x": [1]}})
+        assert answer.status_code in (200, 404), answer.text
+        assert answer.json().get("code", "miss") == "miss"
 
 
 def test_bound_of_json_counts_what_comes(client: TestClient) -> None:

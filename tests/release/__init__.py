@@ -1,0 +1,1 @@
+"""`make release`: what is given to users, made from the last commit and tried."""
