@@ -1,0 +1,46 @@
+"""What the nodes of a fleet are to do, and what became of each: between the processes they run in."""
+
+from __future__ import annotations
+
+import msgspec
+
+# How a start ended: what it needed was stored; it waited for another node's compile, and then it
+# was; it compiled.
+HIT, WAITED, COMPILED = "hit", "waited", "compiled"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of a node. at: seconds after the beginning. name: of what it runs, from which the
+    hash comes; model: part of its recipe."""
+
+    node: int
+    at: float
+    name: str
+    model: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """url: of the service. kernels, inductor: directories that a compile's output is copied from.
+    home: that each node has its cache root in. wait: AOTCACHE_WAIT. keep: cache roots stay."""
+
+    url: str
+    kernels: str
+    inductor: str
+    home: str
+    wait: float
+    compile_seconds: float
+    jobs: tuple[Job, ...]
+    keep: bool = False
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """seconds: from the start until the tree was there. lookups: seconds of each. model: digest of
+    the tree's. error: why there is none, or why it was not published."""
+
+    node: int
+    how: str
+    seconds: float
+    lookups: tuple[float, ...]
+    moved_bytes: int
+    model: str
+    error: str = ""
