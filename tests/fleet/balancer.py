@@ -75,9 +75,7 @@ class Balancer:
 
 
 @contextmanager
-def run_balancer(
-    folder: Path, replicas: Sequence[int], s3_endpoint: str
-) -> Iterator[Balancer]:
+def run_balancer(folder: Path, replicas: Sequence[int], s3_endpoint: str) -> Iterator[Balancer]:
     """replicas: ports at which they listen, or will."""
     service, counts, near, far = free_ports(4)
     where = urlsplit(s3_endpoint).netloc

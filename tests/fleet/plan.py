@@ -1,4 +1,4 @@
-"""What the nodes of a fleet are to do, and what became of each: between the processes they run in."""
+"""What the nodes of a fleet are to do, and what became of each."""
 
 from __future__ import annotations
 

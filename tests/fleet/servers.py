@@ -21,7 +21,7 @@ from support.postgres import PostgresServer
 from support.process import free_ports
 from support.s3 import S3Server
 
-_METRIC = re.compile(r'^(\w+?)(?:\{(.*)\})? ([0-9.e+-]+)$', re.MULTILINE)
+_METRIC = re.compile(r"^(\w+?)(?:\{(.*)\})? ([0-9.e+-]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
