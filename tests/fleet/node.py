@@ -31,8 +31,8 @@ from support.trees import H100, make_ranks
 PART = rank_part(0, 0, 0)
 
 
-def recipe_of(model: str) -> Recipe:
-    return Recipe(engine="vllm", engine_version="0.32.0", model=model, dtype="bfloat16")
+def recipe_of(job: Job) -> Recipe:
+    return Recipe(engine="vllm", engine_version=job.version, model=job.model, dtype="bfloat16")
 
 
 def hash_of(name: str) -> str:
@@ -105,7 +105,7 @@ class _Start:
 
     def __post_init__(self) -> None:
         self.root = Path(self.plan.home) / f"node-{self.job.node}"
-        self.recipe = recipe_of(self.job.model)
+        self.recipe = recipe_of(self.job)
         self.hash = hash_of(self.job.name)
         self.tree = tree_path(str(self.root), VLLM_AOT, self.hash)
         self.about = {
@@ -156,7 +156,7 @@ class _Start:
             world=1,
             name=self.job.name,
             recipe=self.recipe,
-            seconds=self.plan.compile_seconds,
+            seconds=self.plan.recorded_seconds,
         )
         # No two compiles write the same bytes.
         with self.model.open("r+b") as model:

@@ -11,17 +11,19 @@ HIT, WAITED, COMPILED = "hit", "waited", "compiled"
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One start of a node. at: seconds after the beginning. name: of what it runs, from which the
-    hash comes; model: part of its recipe."""
+    hash comes; model, version: of its recipe."""
 
     node: int
     at: float
     name: str
     model: str
+    version: str = "0.32.0"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """url: of the service. kernels, inductor: directories that a compile's output is copied from.
-    home: that each node has its cache root in. wait: AOTCACHE_WAIT. keep: cache roots stay."""
+    home: that each node has its cache root in. wait: AOTCACHE_WAIT. compile_seconds: of a
+    compile, and what is recorded that it took. keep: cache roots stay."""
 
     url: str
     kernels: str
@@ -29,6 +31,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     home: str
     wait: float
     compile_seconds: float
+    recorded_seconds: float
     jobs: tuple[Job, ...]
     keep: bool = False
 
