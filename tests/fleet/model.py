@@ -79,6 +79,7 @@ ROUTES = {
     "POST /v1/publish/{publish_id}/commit": ("publish",),
     "POST /v1/leases": ("granted", "kept", "held"),
 }
+KINDS = tuple(dict.fromkeys(kind for kinds in ROUTES.values() for kind in kinds))
 MANIFESTS = 2  # a shared part and a rank's
 
 
@@ -127,6 +128,9 @@ class _Model:
         region, name = self._region, job.name
         if not region.wait:
             return COMPILED
+        if self._is_stored(job):  # by now
+            yield from self._call("held")
+            return WAITED
         if name not in self._over:
             self._over[name] = self._env.event()
             yield from self._call("granted")

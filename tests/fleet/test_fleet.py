@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fleet.model import KINDS, Region, happen, requests
 from fleet.plan import COMPILED, HIT, WAITED
 from fleet.run import Measured
-from fleet.scenarios import FIFTY, ONE, UPGRADE, Size, Trees, play
+from fleet.scenarios import FIFTY, ONE, UPGRADE, Size, Trees, jobs_of, play
 from fleet.servers import Servers, run_servers
 from support.postgres import PostgresServer
 from support.s3 import S3Server
@@ -54,6 +56,7 @@ def test_one_node_compiles_each_hash_and_all_end_with_it(
     assert measured.hits + measured.misses == NODES
     assert {one.how for one in measured.ended} <= {HIT, WAITED, COMPILED}
     _holds_what_was_compiled(measured, hashes)
+    _made_the_calls_of_the_model(measured, scenario)
     _bytes_go_past_the_service(measured, hashes)
     assert all("ERROR" not in log and "Traceback" not in log for log in logs)
     assert not list((tmp_path / "nodes").iterdir())
@@ -63,6 +66,30 @@ def _holds_what_was_compiled(measured: Measured, hashes: int) -> None:
     compiled = {one.model for one in measured.ended if one.how == COMPILED}
     assert len(compiled) == hashes
     assert {one.model for one in measured.ended} == compiled
+
+
+def _made_the_calls_of_the_model(measured: Measured, scenario: str) -> None:
+    """Of the leases' questions only how many there are at least: on a slow machine a compile and
+    its publish take longer, and who compiles asks every five seconds."""
+    modelled = happen(
+        Region(
+            jobs=jobs_of(scenario, SIZE),
+            replicas=len(measured.cpu),
+            service_ms=dict.fromkeys(KINDS, 1.0),
+            write_seconds=0.001,
+            compile_seconds=SIZE.compile_seconds,
+            wait=SIZE.wait,
+            pull_bytes=0,
+        )
+    )
+    assert modelled.ended == Counter(one.how for one in measured.ended)
+    foreseen = requests(modelled)
+    made = {route: measured.requests[route] for route in foreseen}
+    at_least = foreseen.pop("POST /v1/leases")
+    assert made.pop("POST /v1/leases") >= at_least
+    assert made == foreseen
+    assert measured.s3["s3-nodes-get"]["requests"] == sum(modelled.gets.values())
+    assert measured.s3["s3-nodes-put"]["requests"] == sum(modelled.puts.values())
 
 
 def _bytes_go_past_the_service(measured: Measured, hashes: int) -> None:
