@@ -14,6 +14,7 @@ from typing import Any
 from aotcache.engines.vllm import companion
 from aotcache.engines.vllm.jobs import Brought, Compiled, Fetch, Tell, Wait
 from aotcache.engines.vllm.turns import Turns
+from aotcache.errors import AotcacheError
 from aotcache.local.outcomes import keep_outcome
 from aotcache.local.pulled import read_note
 from aotcache.probe.trees import tree_path
@@ -66,6 +67,7 @@ def run(plan: Plan, job: Job) -> Ended:
         moved_bytes=start.moved,
         model=digest,
         error=error,
+        untold=start.untold,
     )
 
 
@@ -101,6 +103,7 @@ class _Start:
     how: str = ""
     warm: float = 0.0
     moved: int = 0
+    untold: str = ""
     about: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,7 +190,10 @@ class _Start:
         self._tell()
 
     def _tell(self) -> None:
-        list(companion._do(self.site, Tell(cache_root=str(self.root))))
+        try:
+            list(companion._do(self.site, Tell(cache_root=str(self.root))))
+        except AotcacheError as error:
+            self.untold = str(error)  # kept for the node's next start
 
     @property
     def _name(self) -> str:

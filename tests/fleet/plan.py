@@ -38,7 +38,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """seconds: from the start until the tree was there. lookups: seconds of each. model: digest of
-    the tree's. error: why there is none, or why it was not published."""
+    the tree's. error: why there is none, or why it was not published. untold: why its outcome was
+    not told, and waits for the node's next start."""
 
     node: int
     how: str
@@ -47,3 +48,4 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     moved_bytes: int
     model: str
     error: str = ""
+    untold: str = ""

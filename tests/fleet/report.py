@@ -33,6 +33,7 @@ def summary(measured: Measured) -> dict[str, Any]:
         "avoided": starts - measured.misses,
         "errors": len(measured.errors),
         "first_error": measured.errors[0] if measured.errors else "",
+        "untold": sum(bool(one.untold) for one in measured.ended),
         "seconds": round(measured.seconds, 1),
         "cpu": {who: round(seconds, 2) for who, seconds in measured.cpu.items()},
         "lookup_ms": _quantiles(measured.lookups, 1000),
@@ -103,6 +104,7 @@ def _rows(ones: Sequence[dict[str, Any]]) -> Iterable[tuple[str, list[str]]]:
     yield each("hit rate", lambda one: f"{100 * one['hit_rate']:.1f} %")
     yield each("compiles avoided", lambda one: str(one["avoided"]))
     yield each("errors", lambda one: str(one["errors"]))
+    yield each("outcomes left to the next start", lambda one: str(one["untold"]))
     yield each("seconds to the last end", lambda one: f"{one['seconds']:.0f}")
     yield each("lookup ms, p50 / p99", lambda one: _pair(one["lookup_ms"], 1))
     yield each("of busy nodes, p50 / p99", lambda one: _pair(one["lookup_of_nodes_ms"], 0))

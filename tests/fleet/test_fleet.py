@@ -52,6 +52,7 @@ def test_one_node_compiles_each_hash_and_all_end_with_it(
     measured = play(scenario, servers, tmp_path, trees, SIZE)
     logs = [replica.log.read_text() for replica in servers.replicas]
     assert measured.errors == []
+    assert not any(one.untold for one in measured.ended)
     assert measured.misses == hashes
     assert measured.hits + measured.misses == NODES
     assert {one.how for one in measured.ended} <= {HIT, WAITED, COMPILED}
