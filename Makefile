@@ -18,15 +18,15 @@ BENCH_VENV := .venv-bench
 #     make test TORCH_PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 TORCH_PIP_ARGS ?=
 
-# The tests start PostgreSQL themselves, and Chromium to look at the pages; torch.compile on a CPU runs g++ and includes Python.h;
-# vLLM's own kernels want libnuma.
-PACKAGES := chromium g++ libnuma1 postgresql
+# The tests start PostgreSQL and HAProxy themselves, and Chromium to look at the pages; torch.compile on a CPU runs
+# g++ and includes Python.h; vLLM's own kernels want libnuma.
+PACKAGES := chromium g++ haproxy libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 # It has the release before this one.
 PACKAGES += git
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench fleet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -138,6 +138,9 @@ WHAT ?=
 bench: PACKAGES += zstd rclone wrk
 bench: env env-bench env-vllm packages ## compare with copying by other means; rewrites docs/benchmarks.*
 	PYTHONPATH=tests $(BIN)/python -m bench.bench --work $(WORK) $(WHAT)
+
+fleet: env packages ## simulate a thousand nodes that start within a minute; rewrites docs/fleet.*
+	PYTHONPATH=tests $(BIN)/python -m fleet.fleet $(WHAT)
 
 clean: ## remove the environment and everything the tools left behind
 	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

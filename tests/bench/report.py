@@ -16,15 +16,15 @@ def render(data: dict[str, Any]) -> str:
     if rows := [_held_row(one) for one in held(data)]:
         tables += [
             "Faster: theirs divided by ours. At most, at least: ours, or ours divided by theirs.\n",
-            _table(("what", "ours", "theirs", "found", "bar", "reached"), rows, right=(3, 4)),
+            table(("what", "ours", "theirs", "found", "bar", "reached"), rows, right=(3, 4)),
         ]
     if rows := list(_time_rows(parts)):
         tables += [
             "Seconds of whole processes in turns; CPU without the servers':\n",
-            _table(("what", "who", "median s", "range s", "CPU s", "runs"), rows, right=(2, 4, 5)),
+            table(("what", "who", "median s", "range s", "CPU s", "runs"), rows, right=(2, 4, 5)),
         ]
     if rows := list(_number_rows(parts)):
-        tables += ["Everything else:\n", _table(("what", "who", "found"), rows, right=(2,))]
+        tables += ["Everything else:\n", table(("what", "who", "found"), rows, right=(2,))]
     if left_out := {who: why for part in parts.values() for who, why in part["left_out"].items()}:
         tables.append("Left out: " + "; ".join(f"{who} ({why})" for who, why in left_out.items()))
     tables.append(_runs(parts))
@@ -100,10 +100,10 @@ def _runs(parts: dict[str, Any]) -> str:
         for name, part in parts.items()
     ]
     columns = ("part", "date", "commit", "seconds", "load before and after")
-    return "Which part ran when:\n\n" + _table(columns, rows, right=(3,))
+    return "Which part ran when:\n\n" + table(columns, rows, right=(3,))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int]) -> str:
     """A Markdown table that reads as text too. right: columns of numbers."""
     lines = [columns, *rows]
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]

@@ -90,16 +90,21 @@ def triton_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def inductor_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Inductor cache of a real torch.compile on this CPU. Not to be changed: copy it."""
-    directory = tmp_path_factory.mktemp("inductor") / "cache"
+def compile_program(directory: Path) -> None:
+    """Have torch.compile compile a small program for this CPU with this directory as its cache."""
     env = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(directory),
         "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
     }
     subprocess.run([sys.executable, "-c", PROGRAM], env=env, check=True)
+
+
+@pytest.fixture(scope="session")
+def inductor_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Inductor cache of a real torch.compile on this CPU. Not to be changed: copy it."""
+    directory = tmp_path_factory.mktemp("inductor") / "cache"
+    compile_program(directory)
     return directory
 
 
@@ -122,10 +127,12 @@ def make_ranks(
     local: int = 8,
     name: str = "tree",
     model_bytes: int = 300_000,
+    recipe: Recipe = RECIPE,
+    seconds: float = 40.0,
 ) -> FoundTree:
     """A vllm-aot tree that holds these of `world` ranks, with the engine's records beside it:
     Inductor's output, a Triton directory a device, a `model` a rank that differs little. local:
-    devices of a node."""
+    devices of a node; seconds: that compiling the first rank is said to have taken."""
     tree_hash = hashlib.sha256(name.encode()).hexdigest()
     path = Path(tree_path(str(cache_root), VLLM_AOT, tree_hash))
     cache = path / "inductor_cache"
@@ -144,9 +151,9 @@ def make_ranks(
                 hash=tree_hash,
                 part=rank_part(rank, 0, rank % local),
                 platform=H100,
-                recipe=RECIPE,
+                recipe=recipe,
                 expected_parts=parts,
-                compile_seconds=40.0 + rank,
+                compile_seconds=seconds + rank,
             ),
         )
     for file in path.rglob("*"):

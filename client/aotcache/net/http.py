@@ -46,6 +46,8 @@ _PAUSE = 0.2  # seconds, doubled for each try; the second one comes at once
 _REPEATABLE = ("GET", "HEAD", "PUT")
 _BUSY = (502, 503, 504)
 _TOO_MANY = 429  # what is answered so was not done
+# Never as long as a server likes: a start that waits is worse off than a compile.
+_LONGEST = 2.0
 _MAX_TOKEN = 4096
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What may stand in the path and query of a request as it is, beside letters and digits (RFC 3986).
@@ -223,13 +225,13 @@ class HttpClient:
         request = f"{self._id}-{next(self._number)}"
         sized |= {REQUEST_ID: request, **trace_headers()}
         failure: OSError | None = None
-        reason = ""
+        reason, asked_to_wait = "", 0.0
         for number in range(1 + self._retries):
-            if number > 1:
-                # Never as long as a server likes: a start that waits is worse off than a compile.
-                time.sleep(_PAUSE * 2 ** (number - 1))
             if number:
+                usual = _PAUSE * 2 ** (number - 1) if number > 1 else 0.0
+                time.sleep(max(usual, asked_to_wait))
                 logger.debug("%s %s%s again (%s): %s", method, self.url, path, request, reason)
+            asked_to_wait = 0.0
             try:
                 received = self._pool.exchange(
                     method,
@@ -246,6 +248,7 @@ class HttpClient:
             tries = again if received.status in _BUSY else self._retries
             if received.status in (*_BUSY, _TOO_MANY) and number < tries:
                 reason = f"answered {received.status}"
+                asked_to_wait = _asked_to_wait(received.headers)
                 continue
             url = self.url + path
             return Answer(method, url, received.status, received.headers, received.data, request)
@@ -268,6 +271,14 @@ class HttpClient:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _asked_to_wait(headers: Mapping[str, str]) -> float:
+    """Seconds until another try, drawn: those who were refused together do not come back so."""
+    asked = headers.get("retry-after", "")
+    if not asked.isdecimal():
+        return 0.0
+    return min(float(asked[:9]), _LONGEST) * (0.5 + os.urandom(1)[0] / 512)
 
 
 def _checked(token: str, where: str) -> str:

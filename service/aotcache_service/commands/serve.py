@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from ..settings import (
 from .data import data_options, unusable_data
 
 HOUR = 3600
+# Longer than most balancers keep a connection that nobody uses (60 s): one that is closed just when
+# they send on it looks like a replica that failed.
+KEEP_ALIVE_SECONDS = 75
 
 
 @click.command()
@@ -154,6 +158,7 @@ def serve(
 ) -> None:
     """Run the service: index, API and OpenAPI page (/docs), until it is told to stop."""
     logs.configure(log_format)
+    _allow_connections()
     settings = ServiceSettings(
         data_dir=data_dir,
         storage_url=storage_url,
@@ -207,6 +212,7 @@ def serve(
             log_level="warning",
             access_log=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=10,
         )
         _Server(config, line, context.waiting).run(sockets=[listener])
@@ -231,6 +237,12 @@ class _Server(uvicorn.Server):
         gc.freeze()
         if self.started:
             click.echo(self._line, err=True)
+
+
+def _allow_connections() -> None:
+    """As many as the system lets: each node that waits has one, and 1024 is what is usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _require_writable(sqlite_file: Path | None, objects: Path | None) -> None:

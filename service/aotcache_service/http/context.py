@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from aotcache.protocol.v1.leases import AskLease
 from aotcache.protocol.v1.lookup import Lookup, Miss
+from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.storage.base import ObjectStore
 
 from ..auth import Caller
@@ -21,6 +22,7 @@ from ..index.lookup import Callers, Found, lookup_all
 from ..index.totals import Totals
 from ..index.usage import UsageCounter
 from ..ops.presign import Presigner
+from ..ops.quarantine import Verdict, count_all
 from ..settings import ServiceSettings
 from .collector import Collector
 from .gather import Gather
@@ -61,6 +63,7 @@ class Context:
     lookups: Gather[tuple[Lookup, str], Found | Miss] = field(init=False)
     callers: Gather[str, Caller] = field(init=False)
     leases: Gather[AskLease, Held | None] = field(init=False)
+    outcomes: Gather[tuple[Outcome, str], Verdict | None] = field(init=False)
     waiting: Waiting = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,17 +75,24 @@ class Context:
         self.leases = Gather(
             lambda asked: ask_all(self.database, asked, self.settings.lease_seconds), 1
         )
+        self.outcomes = Gather(self._count, 1)
         self.waiting = Waiting(self.database)
 
     def _callers(self, headers: Sequence[str]) -> list[Caller | Exception]:
         with self.database.read() as db:
             return self.gate(db, headers)
 
+    def _count(self, told: Sequence[tuple[Outcome, str]]) -> list[Verdict | Exception | None]:
+        """A fleet that starts tells of all its pulls at about the same time."""
+        nodes, now = self.settings.quarantine_nodes, self.database.now()
+        return count_all(self.database, told, nodes=nodes, now=now)
+
     def close(self) -> None:
         """Nobody asks any more."""
         self.lookups.close()
         self.callers.close()
         self.leases.close()
+        self.outcomes.close()
 
     @property
     def storage_url(self) -> str:

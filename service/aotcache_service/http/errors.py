@@ -94,7 +94,11 @@ _DESCRIPTIONS = {
 }
 
 
-_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "1"},
+}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

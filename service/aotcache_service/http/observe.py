@@ -23,7 +23,7 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _API = "/v1/"
 _READS = frozenset(("GET", "HEAD"))
 # They change nothing that somebody asks about later, and there are thousands a second.
-_QUIET = frozenset(("/v1/lookup", "/v1/recipes/lookup", "/v1/objects/urls", "/v1/leases"))
+_QUIET = frozenset(("/v1/lookup", "/v1/recipes/lookup", "/v1/presign", "/v1/leases"))
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,13 +27,31 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from aotcache.errors import UsageError
+from aotcache.errors import UnavailableError, UsageError
 
-BUSY_SECONDS = 15
+BUSY_SECONDS = 15  # that a connection, or its turn to write, is waited for
+# Connections of a process. Each is held for milliseconds; more of them wait for the interpreter.
+CONNECTIONS = 12
 OLDEST_SQLITE = (3, 33)  # of 2020: the first with UPDATE FROM
 _WRITER_LOCK = 0x616F7463  # "aotc": any number, the same in every replica
-_WRITER = "aotcache_writer"
+_WRITER, _PATIENT = "aotcache_writer", "aotcache_patient"
 _CLOCK_SECONDS = 60  # between two looks at the database's clock
+
+
+_POOL: dict[str, Any] = {
+    "pool_size": CONNECTIONS,
+    "max_overflow": 0,
+    "pool_timeout": BUSY_SECONDS,
+    "json_deserializer": msgspec.json.decode,
+}
+# A server that is gone is noticed, and its name may lead to another.
+_POSTGRES = {
+    "connect_timeout": "5",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
 
 
 class Database:
@@ -54,26 +73,31 @@ class Database:
                 )
             self.sqlite_file = Path(parsed.database)
             self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(parsed, json_deserializer=msgspec.json.decode)
+            self._engine = create_engine(parsed, **_POOL)
             self._reader = self._engine
             event.listen(self._engine, "connect", _prepare_sqlite)
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             try:
                 self._engine = create_engine(
-                    parsed, pool_pre_ping=True, json_deserializer=msgspec.json.decode
+                    parsed,
+                    pool_pre_ping=True,
+                    connect_args={k: v for k, v in _POSTGRES.items() if k not in parsed.query},
+                    **_POOL,
                 )
             except ImportError as error:
                 raise UsageError(
                     f"PostgreSQL needs psycopg ({error}): pip install 'aotcache[postgres]'"
                 ) from error
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+            event.listen(self._engine, "connect", _prepare_postgres)
         else:
             raise UsageError(
                 f"the index lies in SQLite or PostgreSQL, not in {parsed.get_backend_name()}"
             )
         self._writer = self._engine.execution_options(**{_WRITER: True})
         event.listen(self._engine, "begin", self._begin)
+        self._writing = threading.Lock()
         self._clock = time.time() - time.monotonic()  # what to add to the latter
         self._clock_good_until = -math.inf
         self.url = parsed.render_as_string(hide_password=True)
@@ -95,11 +119,23 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction, the only writer while it lasts; rolled back when the block raises."""
-        with Session(self._writer) as session, session.begin():
+        """One transaction, the only writer while it lasts; rolled back when the block raises.
+        Raises UnavailableError where others write for too long."""
+        with self._turn(), Session(self._writer) as session, session.begin():
             # The lock comes first: what is read below cannot change before the commit.
             session.connection()
             yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Writers of this process wait here for each other, and one connection for other
+        processes' writers: those who read get the rest."""
+        if not self._writing.acquire(timeout=BUSY_SECONDS):
+            raise UnavailableError(f"others have been writing the index for {BUSY_SECONDS} s")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def migrate(self) -> None:
         """Bring the tables up to this version; safe when several processes start at once. Raises
@@ -113,14 +149,15 @@ class Database:
             _refuse_newer(found, scripts)
             if found == scripts.get_heads():
                 return
-            with self._writer.begin() as connection:
+            patient = self._writer.execution_options(**{_PATIENT: True})
+            with patient.begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
     def analyze(self) -> None:
         """Let SQLite see which values are rare, now and then; PostgreSQL does so by itself."""
         if self.sqlite_file is not None:
-            with self._writer.begin() as connection:
+            with self._turn(), self._writer.begin() as connection:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
                 connection.exec_driver_sql("ANALYZE")
 
@@ -135,10 +172,13 @@ class Database:
         return FileLock(f"{self.sqlite_file}.lock")
 
     def _begin(self, connection: Connection) -> None:
-        writer = connection.get_execution_options().get(_WRITER, False)
+        options = connection.get_execution_options()
+        writer = options.get(_WRITER, False)
         if self.sqlite_file is not None:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
             return
+        if options.get(_PATIENT, False):
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         if writer:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
         if time.monotonic() >= self._clock_good_until:
@@ -160,6 +200,16 @@ class Database:
                 raw.execute("PRAGMA journal_mode = WAL")
         with engine.connect() as connection:
             return list(MigrationContext.configure(connection).get_current_heads())
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    """A lock is waited for as long as a turn is. A replica that stops in a transaction, or whose
+    machine is gone, does not keep the writers' lock for good."""
+    connection.execute(
+        f"SET lock_timeout = '{BUSY_SECONDS}s'; "
+        f"SET idle_in_transaction_session_timeout = '{4 * BUSY_SECONDS}s'"
+    )
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -58,10 +58,10 @@ def add(db: Session, amounts: Mapping[Place, float], *, instead: bool = False) -
     db.execute(statement, rows)
 
 
-def add_outcome(db: Session, said: Outcome, saved: float, now: int) -> None:
-    """Inside `Database.write`. saved: seconds."""
+def of_outcome(said: Outcome, saved: float, now: int) -> dict[Place, float]:
+    """What it adds. saved: seconds."""
     amounts = {OUTCOME + said.outcome: 1.0, PULLED: float(said.bytes), SAVED: saved}
-    add(db, {place(said.namespace, what, now): value for what, value in amounts.items() if value})
+    return {place(said.namespace, what, now): value for what, value in amounts.items() if value}
 
 
 def sample(database: Database, now: int) -> None:

@@ -11,6 +11,8 @@ from sqlalchemy import BigInteger, case, cast, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from aotcache.errors import UnavailableError
+
 from . import history
 from .database import Database
 from .given import GIVEN, given
@@ -84,7 +86,7 @@ class UsageCounter:
                 if counts:
                     db.connection().execute(_COUNT, given(counts))
                 history.add(db, hours)
-        except (OperationalError, PoolTimeoutError) as error:
+        except (OperationalError, PoolTimeoutError, UnavailableError) as error:
             log.debug("lookups of %d trees are counted later: %s", len(counts), error)
             with self._lock:
                 self._hours.update(hours)

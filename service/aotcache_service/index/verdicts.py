@@ -34,6 +34,8 @@ def hear(
     if replaced is not None and outcome.generation <= replaced.generation:
         return None  # said of what is not served any more
     _keep(db, tree, outcome, token, now)
+    if outcome.outcome == LOADED:
+        return None  # and of a thousand nodes that load it none reads what all the others said
     of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
     said = list(db.scalars(select(VerdictRow).where(*of_part)))
     if named := {row.token for row in said} - {""}:

@@ -7,14 +7,24 @@ same call again, completes it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from aotcache.errors import FormatError, NotFoundError, ObjectExistsError, StorageError, UsageError
+from aotcache.errors import (
+    AotcacheError,
+    FormatError,
+    NotFoundError,
+    ObjectExistsError,
+    StorageError,
+    UsageError,
+)
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import TreeKey, quarantined_key, quarantined_prefix
 from aotcache.protocol.v1.outcomes import Outcome
@@ -47,6 +57,15 @@ class Mark(msgspec.Struct, kw_only=True):
     first: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """generation: that is to be quarantined, with this content."""
+
+    generation: int
+    reason: str
+    content: str
+
+
 def tell(
     database: Database,
     store: ObjectStore,
@@ -58,19 +77,58 @@ def tell(
 ) -> None:
     """Count an outcome; quarantine its part where that is enough (`verdicts.hear`). Raises
     NotFoundError and UsageError as `write.count_outcome` does."""
-    with database.write() as db:
-        tree, saved = write.count_outcome(db, outcome, now)
-        history.add_outcome(db, outcome, saved, now)
-        verdict = verdicts.hear(db, tree, outcome, token, nodes, now)
-        content = (
-            "" if verdict is None else withheld.content_of_part(db, tree, outcome.part, verdict[0])
-        )
-    OUTCOMES.labels(outcome.outcome).inc()
-    PULL_SECONDS.inc(outcome.seconds)
-    PULL_BYTES.inc(outcome.bytes)
-    if verdict is None:
-        return
-    generation, reason = verdict
+    (found,) = count_all(database, [(outcome, token)], nodes=nodes, now=now)
+    if isinstance(found, Exception):
+        raise found
+    if found is not None:
+        follow(database, store, outcome, found, now=now)
+
+
+def count_all(
+    database: Database, told: Sequence[tuple[Outcome, str]], *, nodes: int, now: int
+) -> list[Verdict | Exception | None]:
+    """Count outcomes, each told with a token, in one transaction: of each the verdict that is to be
+    followed, if there is one, or what `write.count_outcome` raises."""
+    heard: list[Verdict | Exception | None] = []
+    amounts: Counter[history.Place] = Counter()
+    try:
+        with database.write() as db:
+            for outcome, token in told:
+                try:
+                    tree, saved = write.count_outcome(db, outcome, now)
+                except AotcacheError as error:
+                    heard.append(error)
+                    continue
+                amounts.update(history.of_outcome(outcome, saved, now))
+                heard.append(_heard(db, tree, outcome, token, nodes, now))
+            history.add(db, amounts)
+    except DBAPIError as error:
+        if len(told) == 1:
+            return [error]
+        # One may hold what the database cannot: it does not spoil the others.
+        return [one for each in told for one in count_all(database, [each], nodes=nodes, now=now)]
+    for (outcome, _), one in zip(told, heard, strict=True):
+        if not isinstance(one, Exception):
+            OUTCOMES.labels(outcome.outcome).inc()
+            PULL_SECONDS.inc(outcome.seconds)
+            PULL_BYTES.inc(outcome.bytes)
+    return heard
+
+
+def _heard(
+    db: Session, tree: TreeRow, outcome: Outcome, token: str, nodes: int, now: int
+) -> Verdict | None:
+    found = verdicts.hear(db, tree, outcome, token, nodes, now)
+    if found is None:
+        return None
+    return Verdict(*found, withheld.content_of_part(db, tree, outcome.part, found[0]))
+
+
+def follow(
+    database: Database, store: ObjectStore, outcome: Outcome, verdict: Verdict, *, now: int
+) -> None:
+    """Quarantine what an outcome is about."""
+    generation, reason, content = verdict.generation, verdict.reason, verdict.content
     key = TreeKey(
         namespace=outcome.namespace,
         layout=outcome.layout,

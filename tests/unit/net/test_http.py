@@ -137,6 +137,25 @@ def test_only_what_can_be_repeated_is(method: str, times: int, bad: Reply | None
     assert [request.body for request in server.requests] == [b"data"] * times
 
 
+@pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [("1", 0.5, 1.0), ("3600", 1.0, 2.0), ("0", 0, 0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0, 0)],
+)
+def test_who_is_told_to_come_again_later_does(
+    said: str, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all at the same moment, and never later than a start can wait."""
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    for _ in range(20):
+        answers = [Reply(503, b"busy", {"Retry-After": said}), Reply(200, b"done")]
+        with serving(lambda _, answers=answers: answers.pop(0)) as server:
+            assert HttpClient(server.url).request_bytes("GET", "/x").data == b"done"
+    assert all(least <= seconds <= most for seconds in paused)
+    assert len(paused) == 20
+    assert (len(set(paused)) > 1) == (most > 0)
+
+
 def test_a_problem_that_stays_is_told() -> None:
     with serving(lambda _: problem(503, "storage_unavailable")) as server:
         client = HttpClient(server.url, retries=1)

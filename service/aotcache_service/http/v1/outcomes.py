@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from aotcache.protocol.v1.outcomes import Outcome
 
 from ...auth import READ
-from ...ops.quarantine import tell
+from ...ops.quarantine import follow
 from ..access import CallerDep
 from ..context import ContextDep
 from ..errors import problems
@@ -19,12 +19,13 @@ router = APIRouter(tags=["outcomes"])
 async def post_outcome(outcome: Outcome, context: ContextDep, caller: CallerDep) -> None:
     """Tell what the engine did with a part that was pulled."""
     caller.require(READ, outcome.namespace)
-    await context.in_storage(
-        tell,
-        context.database,
-        context.store,
-        outcome,
-        token=caller.token,
-        nodes=context.settings.quarantine_nodes,
-        now=context.database.now(),
-    )
+    verdict = await context.outcomes.ask((outcome, caller.token))
+    if verdict is not None:
+        await context.in_storage(
+            follow,
+            context.database,
+            context.store,
+            outcome,
+            verdict,
+            now=context.database.now(),
+        )

@@ -47,6 +47,13 @@ CALLS: list[tuple[str, str, str, dict[str, Any]]] = [
     (ADMIN, "DELETE", f"/v1/trees/{HASH}?namespace={NAMESPACE}", {}),
     (ADMIN, "PUT", f"/v1/trees/{HASH}/pin?namespace={NAMESPACE}", {}),
     (ADMIN, "DELETE", f"/v1/trees/{HASH}/pin?namespace={NAMESPACE}", {}),
+    (READ, "POST", "/v1/leases", {"json": {"lookup": ASKED, "part": "shared"}}),
+    (
+        PUBLISH,
+        "POST",
+        "/v1/leases/end",
+        {"json": {"lookup": ASKED, "part": "shared", "holder": "0" * 32}},
+    ),
     (READ, "POST", "/v1/explain", {"json": ASKED}),
     (READ, "GET", f"/v1/misses?namespace={NAMESPACE}", {}),
     (READ, "GET", f"/v1/stats?namespace={NAMESPACE}", {}),
