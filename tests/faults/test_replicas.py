@@ -1,0 +1,96 @@
+"""Replicas of the service killed in the middle of requests, behind a load balancer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aotcache.net.http import HttpClient
+from aotcache.protocol.v1.leases import FREE, GRANTED, HELD, AskLease, EndLease, new_holder
+from aotcache.protocol.v1.lookup import Lookup
+from aotcache.remote.index import Index
+from support.fault_table import Table
+from support.faults import Fleet, Traffic
+from support.haproxy import balanced
+from support.process import free_ports
+from support.s3 import S3Server
+from support.site import Service, run
+from support.stored import HASH, PLATFORM, RANK
+
+
+@dataclass
+class Replicas:
+    url: str
+    both: list[Service]
+
+
+@pytest.fixture
+def replicas(seaweedfs: S3Server, postgres_url: str, tmp_path: Path) -> Iterator[Replicas]:
+    """Two services on one PostgreSQL and one S3, behind haproxy."""
+    settings = {**seaweedfs.env(), "AOTCACHE_DATABASE_URL": postgres_url}
+    storage = seaweedfs.fresh_url()
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                run(tmp_path / f"replica{port}", storage_url=storage, env=settings, port=port)
+            )
+            for port in free_ports(2)
+        ]
+        url = stack.enter_context(balanced([one.url for one in both], tmp_path))
+        yield Replicas(url, both)
+
+
+@pytest.mark.parametrize("way", ["presigned", "proxy"])
+def test_replicas_are_killed(
+    replicas: Replicas, tmp_path: Path, table: Table, way: str
+) -> None:
+    """One after the other, under nodes that pull and publish: these go on with the other one."""
+    fleet = Fleet(tmp_path, {"AOTCACHE_URL": replicas.url, "AOTCACHE_TRANSFER": way})
+    tree = fleet.tree("tree")
+    fleet.push(tree)
+    with Traffic(fleet, tree) as traffic:
+        for replica in replicas.both:
+            traffic.wait(2)
+            replica.kill()
+            traffic.wait(4)
+            replica.start()
+    for done in traffic.done:
+        assert done.returncode == 0, done.stderr
+    seconds = fleet.seconds_to_normal(tree)
+    table.row(f"replicas killed under `pull` and `push`, {way}", traffic.done[-1], seconds)
+
+
+def test_a_replica_is_killed_under_who_waits_for_a_lease(
+    replicas: Replicas, table: Table
+) -> None:
+    """The other one goes on with the answer. The lease is its holder's all the same."""
+    lookup = Lookup(layout="vllm-aot", hash=HASH, platform=PLATFORM)
+    holder = new_holder()
+
+    def ask(who: str, wait: float) -> str:
+        client = HttpClient(replicas.url)
+        try:
+            return Index(client).lease(AskLease(lookup=lookup, part=RANK, holder=who, wait=wait)).state
+        finally:
+            client.close()
+
+    assert ask(holder, 0) == GRANTED
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(ask, "", 25) for _ in range(4)]
+        time.sleep(1)  # all of them are waited on by a replica
+        replicas.both[0].kill()
+        assert ask(holder, 0) == GRANTED
+        assert ask("", 0) == HELD
+        begin = time.monotonic()
+        client = HttpClient(replicas.url)
+        assert Index(client).end_lease(EndLease(lookup=lookup, part=RANK, holder=holder)).ended
+        client.close()
+        assert {future.result() for future in waiting} == {FREE}
+    seconds = time.monotonic() - begin
+    table.row("a replica killed under who waits for a lease", "waits on with the other one", seconds)
