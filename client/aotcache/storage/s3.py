@@ -22,6 +22,7 @@ from aotcache.errors import StorageUnavailableError, UsageError
 from aotcache.protocol.names import MAX_OBJECT
 from aotcache.storage.base import ObjectInfo
 from aotcache.storage.checked import CheckedDirectStore
+from aotcache.storage.s3_advice import advice
 from aotcache.storage.s3_environment import Environment, aws_environment, packaged_certificates
 from aotcache.storage.s3_refusals import Refusal, asked
 
@@ -180,9 +181,9 @@ class S3Store(CheckedDirectStore):
         name = self._name(key)
         if refusal.credentials:
             return StorageUnavailableError(f"{name}: {refusal}{self._environment.unread}")
-        return StorageUnavailableError(
-            f"{name}: {refusal}: check the bucket, the endpoint and the credentials"
-        )
+        todo = advice(refusal.status, refusal.code)
+        todo = todo or "check the bucket, the endpoint and the credentials"
+        return StorageUnavailableError(f"{name}: {refusal}: {todo}")
 
 
 def _interruptibly(function: Callable[[], T]) -> T:
