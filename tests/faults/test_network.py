@@ -3,6 +3,7 @@ while bytes are under way."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.fault_table import Table
-from support.faults import Fleet, direct, ended
+from support.faults import Fleet, direct, ended, last_line
 from support.netns import Network, two_hosts
 from support.s3 import S3Server
 from support.seaweedfs import run_seaweedfs
@@ -60,7 +61,17 @@ def fleet(service: Service, tmp_path: Path) -> Fleet:
 def far_fleet(network: Network, tmp_path: Path) -> Iterator[Fleet]:
     """Of a service that is on the far host, with all that it has."""
     folder = tmp_path / "far"
-    told = aotcache("token", "create", "--data-dir", str(folder), "--scope", "admin", "--json")
+    told = aotcache(
+        "token",
+        "create",
+        "--data-dir",
+        str(folder),
+        "--scope",
+        "admin",
+        "--namespace",
+        "*",
+        "--json",
+    )
     far = Service(folder, env={"AOTCACHE_HOST": network.far.address})
     with network.far.inside():
         far.start()
@@ -100,46 +111,51 @@ def test_the_cable_is_cut(
     far_fleet: Fleet,
     table: Table,
 ) -> None:
-    """While bytes are under way, both ways, to storage and through a service, and before."""
-    tree, cache, new = (
-        fleet.tree("tree", BIG),
-        fleet.cache("program", BIG),
-        fleet.tree("new", BIG),
-    )
+    """While bytes are under way, to and from storage and through a service, and before."""
+    tree, new, cache = fleet.tree("tree", BIG), fleet.tree("new", BIG), fleet.cache("program", BIG)
+    far_cache = far_fleet.cache("program", BIG)
     for one in (tree, cache):
         fleet.push(one)
-    far_cache = far_fleet.cache("program", BIG)
     far_fleet.push(far_cache)
     own = direct(storage, service.storage_url)
+    roots = [fleet.fresh() for _ in range(4)]
     near.slow(SLOW)
     pulled, pushed = near.near.received(), near.far.received()
-    roots = [fleet.fresh() for _ in range(4)]
-    failing = {
-        "a `pull` by URLs": fleet.start(*fleet.words_of_pull(tree, roots[0])),
-        "a `pull` with credentials": fleet.start(*fleet.words_of_pull(tree, roots[1]), **own),
-        "a `pull` through a service": far_fleet.start(*far_fleet.words_of_pull(far_cache, roots[2])),
-        "a `push`": fleet.start(*fleet.words_of_push(new)),
+    running = {
+        "`pull` by URLs": fleet.start(*fleet.words_of_pull(tree, roots[0])),
+        "`pull` with credentials": fleet.start(*fleet.words_of_pull(tree, roots[1]), **own),
+        "`pull` through the service": far_fleet.start(
+            *far_fleet.words_of_pull(far_cache, roots[2])
+        ),
+        "`push`": fleet.start(*fleet.words_of_push(new)),
     }
-    starting = fleet.exec(cache, roots[3], 4, "touch", str(tmp := roots[3].with_suffix(".ran")))
-    while (near.near.received() - pulled < BIG / 4) or (near.far.received() - pushed < BIG / 8):
-        assert not any(process.poll() for process in failing.values())
+    ran = fleet.folder / "ran"
+    started = fleet.exec(cache, roots[3], 4, "touch", str(ran))
+    while near.near.received() - pulled < BIG / 4 or near.far.received() - pushed < BIG / 8:
         time.sleep(0.02)
+    assert all(process.poll() is None for process in running.values())
     near.cut()
-    begin = time.monotonic()
-    for number, one in enumerate((fleet, far_fleet)):
-        ran = roots[3].with_suffix(f".ran{number}")
+    rows = {"`exec`": ended(started)}
+    assert (rows["`exec`"].returncode, ran.exists()) == (0, True)
+    for where, one in (("storage", fleet), ("the service", far_fleet)):
+        ran = one.folder / "late"
         late = ended(one.exec(one.cache("program", BIG), one.fresh(), 2, "touch", str(ran)))
-        print(time.monotonic() - begin, late.stderr)
-        assert late.returncode == 0
-        assert ran.exists()
-    for what, process in failing.items():
-        done = ended(process)
-        print(time.monotonic() - begin, what, done.stderr)
-    done = ended(starting)
+        assert (late.returncode, ran.exists()) == (0, True)
+        assert "took over 2 s to pull (--deadline): starting without it" in last_line(late)
+        rows[f"`exec` later, {where} being away"] = late
+    # A program that has ended waits for none of the threads that hear nothing.
+    assert all(process.poll() is None for process in running.values())
+    for what, process in running.items():
+        rows[what] = ended(process)
+        assert rows[what].returncode == 1
+        assert re.search("no (whole )?answer from http://10", last_line(rows[what])), rows[what]
+    for one, root in zip((tree, tree, far_cache), roots, strict=False):
+        fleet.check_node(one, root, 1)
     near.mend()
     seconds = fleet.seconds_to_normal(tree)
-    print(seconds)
     fleet.push(new)
-    print(far_fleet.seconds_to_normal(far_cache))
     fleet.check_nothing_lost()
-    assert 0
+    far_seconds = far_fleet.seconds_to_normal(far_cache)
+    for what, done in rows.items():
+        is_far = "the service" in what
+        table.row(f"the cable is cut: {what}", done, far_seconds if is_far else seconds)

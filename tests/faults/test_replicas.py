@@ -47,9 +47,7 @@ def replicas(seaweedfs: S3Server, postgres_url: str, tmp_path: Path) -> Iterator
 
 
 @pytest.mark.parametrize("way", ["presigned", "proxy"])
-def test_replicas_are_killed(
-    replicas: Replicas, tmp_path: Path, table: Table, way: str
-) -> None:
+def test_replicas_are_killed(replicas: Replicas, tmp_path: Path, table: Table, way: str) -> None:
     """One after the other, under nodes that pull and publish: these go on with the other one."""
     fleet = Fleet(tmp_path, {"AOTCACHE_URL": replicas.url, "AOTCACHE_TRANSFER": way})
     tree = fleet.tree("tree")
@@ -66,9 +64,7 @@ def test_replicas_are_killed(
     table.row(f"replicas killed under `pull` and `push`, {way}", traffic.done[-1], seconds)
 
 
-def test_a_replica_is_killed_under_who_waits_for_a_lease(
-    replicas: Replicas, table: Table
-) -> None:
+def test_a_replica_is_killed_under_who_waits_for_a_lease(replicas: Replicas, table: Table) -> None:
     """The other one goes on with the answer. The lease is its holder's all the same."""
     lookup = Lookup(layout="vllm-aot", hash=HASH, platform=PLATFORM)
     holder = new_holder()
@@ -76,7 +72,9 @@ def test_a_replica_is_killed_under_who_waits_for_a_lease(
     def ask(who: str, wait: float) -> str:
         client = HttpClient(replicas.url)
         try:
-            return Index(client).lease(AskLease(lookup=lookup, part=RANK, holder=who, wait=wait)).state
+            return (
+                Index(client).lease(AskLease(lookup=lookup, part=RANK, holder=who, wait=wait)).state
+            )
         finally:
             client.close()
 
@@ -93,4 +91,6 @@ def test_a_replica_is_killed_under_who_waits_for_a_lease(
         client.close()
         assert {future.result() for future in waiting} == {FREE}
     seconds = time.monotonic() - begin
-    table.row("a replica killed under who waits for a lease", "waits on with the other one", seconds)
+    table.row(
+        "a replica killed under who waits for a lease", "waits on with the other one", seconds
+    )

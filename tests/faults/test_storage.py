@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from support.disk import remount, small_disk
 from support.fault_table import Table
-from support.faults import Fleet, direct, ended, last_line
+from support.faults import AGAIN_SECONDS, Fleet, direct, ended, last_line
 from support.faulty_s3 import KINDS, SLOW_DOWN, FaultyS3, faulty
 from support.s3 import S3Server
 from support.seaweedfs import run_seaweedfs
@@ -62,9 +65,7 @@ def test_every_tenth_request_fails(
     table.row("10 % of storage's requests fail: `push`", pushed, seconds)
 
 
-def test_every_request_fails(
-    s3: FaultyS3, service: Service, fleet: Fleet, table: Table
-) -> None:
+def test_every_request_fails(s3: FaultyS3, service: Service, fleet: Fleet, table: Table) -> None:
     tree, new, cache = fleet.tree("tree"), fleet.tree("new"), fleet.cache("program")
     for one in (tree, cache):
         fleet.push(one)
@@ -90,20 +91,23 @@ def test_every_request_fails(
 def test_storage_is_full(tmp_path: Path, table: Table) -> None:
     """S3 on a small disk, which somebody then makes larger."""
     disk = tmp_path / "disk"
-    with small_disk(disk, "size=16m"), run_seaweedfs(data=disk) as s3:
-        with run(tmp_path / "service", storage_url=s3.fresh_url(), env=s3.env()) as service:
-            fleet = Fleet(tmp_path, {"AOTCACHE_URL": service.url})
-            tree, large = fleet.tree("tree"), fleet.tree("large", 30_000_000)
-            fleet.push(tree)
-            pushed = fleet.push(large, check=False)
-            print(pushed)
-            print(fleet.pull(tree))
-            remount(disk, "size=128m")
-            import time
-            b = time.monotonic()
-            while (p := fleet.push(large, check=False)).returncode:
-                print(time.monotonic() - b, p.stderr)
-                assert time.monotonic() - b < 60
-            seconds = fleet.seconds_to_normal(tree)
-            print(time.monotonic() - b, seconds)
-            assert 0
+    with ExitStack() as stack:
+        stack.enter_context(small_disk(disk, "size=16m"))
+        s3 = stack.enter_context(run_seaweedfs(data=disk))
+        started = run(tmp_path / "service", storage_url=s3.fresh_url(), env=s3.env())
+        service = stack.enter_context(started)
+        fleet = Fleet(tmp_path, {"AOTCACHE_URL": service.url})
+        tree, large = fleet.tree("tree"), fleet.tree("large", 30_000_000)
+        fleet.push(tree)
+        for way in WAYS:
+            own = direct(s3, service.storage_url) if way == "direct" else {}
+            pushed = fleet.push(large, check=False, **own, AOTCACHE_TRANSFER=way)
+            assert pushed.returncode == 1
+            assert re.search("S3 answered 50.* or full: try again later", last_line(pushed))
+        fleet.pull(tree)
+        remount(disk, "size=128m")
+        begin = time.monotonic()
+        while (done := fleet.push(large, check=False)).returncode:
+            assert time.monotonic() - begin < AGAIN_SECONDS, done.stderr
+        fleet.seconds_to_normal(tree)
+    table.row("object storage is full: `push`", pushed, time.monotonic() - begin)

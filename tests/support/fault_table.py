@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 WHERE = "AOTCACHE_FAULTS"  # the file whose table is written anew
 BEGIN, END = "<!-- begin: make faults -->\n", "<!-- end: make faults -->\n"
-HEAD = (
-    "| fault | what nodes saw | lost | normal again after |\n"
-    "|---|---|---|---|\n"
-)
+HEAD = "| fault | what nodes saw | lost | normal again after |\n|---|---|---|---|\n"
 # What is another in each run.
 _OWN = (
     (r"/tmp/[^\s:;,]*|/dev/shm/[^\s:;,]*", "DIR"),
@@ -47,7 +44,9 @@ def said(done: Done) -> str:
     for own, shown in _OWN:
         last = re.sub(own, shown, last)
     last = last.removeprefix("aotcache: ").replace("|", "\\|")
-    return f"exit {done.returncode}" + (f": {last}" if done.returncode and last else "")
+    last = re.sub(r"^\S+ \S+ aotcache (?:INFO|WARNING) ", "", last)
+    told = done.returncode or "is not used" in last
+    return f"exit {done.returncode}" + (f": {last}" if told else "")
 
 
 def _rounded(seconds: float) -> str:

@@ -76,14 +76,21 @@ def two_hosts() -> Iterator[Network]:
     try:
         for host in (near, far):
             _run("ip", "netns", "add", host.name)
-        _run(*f"ip -n {near.name} link add cable type veth peer name cable netns {far.name}".split())
+        _run(
+            *f"ip -n {near.name} link add cable type veth peer name cable netns {far.name}".split()
+        )
         for host, other in ((near, far), (far, near)):
             _run(*f"ip -n {host.name} address add {host.address}/24 dev cable".split())
             for device in ("lo", "cable"):
                 _run("ip", "-n", host.name, "link", "set", device, "up")
             # As behind a router: a host that is cut off is not seen to be missing.
-            _run(*f"ip -n {host.name} neigh replace {other.address} dev cable".split(),
-                 "nud", "permanent", "lladdr", _card(other))
+            _run(
+                *f"ip -n {host.name} neigh replace {other.address} dev cable".split(),
+                "nud",
+                "permanent",
+                "lladdr",
+                _card(other),
+            )
         yield Network(near, far)
     finally:
         for host in (near, far):
