@@ -20,11 +20,12 @@ TORCH_PIP_ARGS ?=
 
 # The tests start PostgreSQL themselves, and Chromium to look at the pages; torch.compile on a CPU runs g++ and includes Python.h;
 # vLLM's own kernels want libnuma.
-PACKAGES := chromium g++ libnuma1 postgresql
+# Tests of faults cut cables (iproute2), set clocks wrong (faketime) and kill replicas behind haproxy.
+PACKAGES := chromium faketime g++ haproxy iproute2 libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others faults screenshots lint lock audit demo demo-vllm bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +97,9 @@ test-vllm:
 
 test-others:
 	$(BIN)/python -m pytest --ignore-glob='tests/e2e/test_vllm_*'
+
+faults: env packages ## run the tests of faults; rewrites the table of docs/faults.md
+	AOTCACHE_FAULTS=docs/faults.md $(BIN)/python -m pytest tests/faults
 
 screenshots: env packages ## take docs/pages/*.png anew
 	AOTCACHE_SCREENSHOTS=docs/pages $(BIN)/python -m pytest -q tests/e2e/test_pages.py -k both_themes

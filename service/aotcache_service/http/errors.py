@@ -142,7 +142,7 @@ def said_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, OperationalError) and _is_full(error.orig):
         return (
             UnavailableError.code,
-            "the index's disk is full: nothing can be noted; give the service's database more space",
+            "the index's disk is full: nothing can be noted; give its database more space",
         )
     if isinstance(error, (OperationalError, PoolTimeoutError)):
         return UnavailableError.code, "the index's database does not answer: try again"

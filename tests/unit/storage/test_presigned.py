@@ -213,10 +213,14 @@ def test_answers_of_s3(reply: Reply, kind: type[Exception], what: str) -> None:
 def test_s3_that_fails_itself() -> None:
     """It says so with 500 and 503, and that it is to be tried again."""
     failing = [error(500, "InternalError"), error(503, "SlowDown"), error(500, "InternalError")]
-    with between(lambda _: failing.pop() if failing else Reply(206, b"0123456789")) as (store, _, _):
+    with between(lambda _: failing.pop() if failing else Reply(206, b"0123456789")) as (
+        store,
+        _,
+        _,
+    ):
         assert store.get_range(pack(), 0, 10) == b"0123456789"
     with between(lambda _: error(500, "InternalError")) as (store, _, s3):
-        with pytest.raises(StorageUnavailableError, match="500 InternalError.*not well, or full"):
+        with pytest.raises(StorageUnavailableError, match=r"500 InternalError.*not well, or full"):
             store.get_range(pack(), 0, 10)
         assert len(s3.requests) == 3
 
