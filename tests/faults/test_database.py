@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from support.fault_table import Table
-from support.faults import Fleet, Traffic, ended, last_line
+from support.faults import Fleet, Traffic, last_line
 from support.postgres import new_cluster
 from support.s3 import S3Server
 from support.site import run
@@ -31,7 +31,7 @@ def test_postgresql_is_restarted(seaweedfs: S3Server, tmp_path: Path, table: Tab
             database.close()
             traffic.wait(3)
             ran = tmp_path / "ran"
-            program = ended(fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)))
+            program = fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)).end()
             assert (program.returncode, ran.exists()) == (0, True)
             assert f"cache program is not used: {SAID}" in last_line(program)
             failed = fleet.pull(tree, check=False)

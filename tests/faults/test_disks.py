@@ -8,7 +8,7 @@ import pytest
 
 from support.disk import filled, remount, small_disk
 from support.fault_table import Table
-from support.faults import Fleet, ended, last_line
+from support.faults import Fleet, last_line
 from support.site import Service, run
 from support.small import add
 
@@ -52,7 +52,7 @@ def test_a_nodes_disk_has_no_room(fleet: Fleet, table: Table) -> None:
         assert (pulled.returncode, "nothing was written" in last_line(pulled)) == (1, True)
         with filled(node):
             ran = fleet.folder / "ran"
-            started = ended(fleet.exec(cache, node, 30, "touch", str(ran)))
+            started = fleet.exec(cache, node, 30, "touch", str(ran)).end()
             assert (started.returncode, ran.exists()) == (0, True)
             assert "cache program is not used" in started.stderr
         remount(node, "size=64m")

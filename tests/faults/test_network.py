@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.fault_table import Table
-from support.faults import Fleet, direct, ended, last_line
+from support.faults import Fleet, direct, last_line
 from support.netns import Network, two_hosts
 from support.s3 import S3Server
 from support.seaweedfs import run_seaweedfs
@@ -89,7 +89,7 @@ def test_storage_is_slow(near: Network, fleet: Fleet, table: Table) -> None:
     root = fleet.fresh()
     arrived = Path(cache.path.replace(str(fleet.publisher), str(root)), "zz/weights.py")
     program = f"test ! -e {arrived} || exit 9; until test -e {arrived}; do sleep 0.1; done; exit 7"
-    started = ended(fleet.exec(cache, root, 1, "sh", "-c", program))
+    started = fleet.exec(cache, root, 1, "sh", "-c", program).end()
     assert started.returncode == 7, started.stderr
     assert "took over 1 s to pull (--deadline): starting without it" in started.stderr
     fleet.check_node(cache, root, 0)
@@ -119,8 +119,7 @@ def test_the_cable_is_cut(
     far_fleet.push(far_cache)
     own = direct(storage, service.storage_url)
     roots = [fleet.fresh() for _ in range(4)]
-    near.slow(SLOW)
-    pulled, pushed = near.near.received(), near.far.received()
+    near.slow("1mbit")  # so that none of them comes to its end
     running = {
         "`pull` by URLs": fleet.start(*fleet.words_of_pull(tree, roots[0])),
         "`pull` with credentials": fleet.start(*fleet.words_of_pull(tree, roots[1]), **own),
@@ -131,22 +130,24 @@ def test_the_cable_is_cut(
     }
     ran = fleet.folder / "ran"
     started = fleet.exec(cache, roots[3], 4, "touch", str(ran))
-    while near.near.received() - pulled < BIG / 4 or near.far.received() - pushed < BIG / 8:
+    while not all(one.said("fetching") or one.said("packing") for one in running.values()):
         time.sleep(0.02)
-    assert all(process.poll() is None for process in running.values())
+    pulled, pushed = near.near.received(), near.far.received()
+    while near.near.received() - pulled < 100_000 or near.far.received() - pushed < 100_000:
+        time.sleep(0.02)
     near.cut()
-    rows = {"`exec`": ended(started)}
+    rows = {"`exec`": started.end()}
     assert (rows["`exec`"].returncode, ran.exists()) == (0, True)
     for where, one in (("storage", fleet), ("the service", far_fleet)):
         ran = one.folder / "late"
-        late = ended(one.exec(one.cache("program", BIG), one.fresh(), 2, "touch", str(ran)))
+        late = one.exec(one.cache("program", BIG), one.fresh(), 2, "touch", str(ran)).end()
         assert (late.returncode, ran.exists()) == (0, True)
         assert "took over 2 s to pull (--deadline): starting without it" in last_line(late)
         rows[f"`exec` later, {where} being away"] = late
     # A program that has ended waits for none of the threads that hear nothing.
-    assert all(process.poll() is None for process in running.values())
-    for what, process in running.items():
-        rows[what] = ended(process)
+    assert not any(one.over for one in running.values())
+    for what, one in running.items():
+        rows[what] = one.end()
         assert rows[what].returncode == 1
         assert re.search("no (whole )?answer from http://10", last_line(rows[what])), rows[what]
     for one, root in zip((tree, tree, far_cache), roots, strict=False):

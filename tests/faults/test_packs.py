@@ -10,7 +10,7 @@ import pytest
 
 from aotcache.storage import DirectStore, open_store
 from support.fault_table import Table
-from support.faults import Fleet, direct, ended, last_line
+from support.faults import Fleet, direct, last_line
 from support.s3 import S3Server
 from support.site import aotcache, run
 
@@ -77,7 +77,7 @@ def test_packs_are_damaged(
         assert pulled.returncode == 1
         assert re.search(why, last_line(pulled)), pulled.stderr
     ran = fleet.folder / "ran"
-    started = ended(fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)))
+    started = fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)).end()
     assert (started.returncode, ran.exists()) == (0, True)
     assert "cache program is not used: " in last_line(started)
     for one in (tree, cache):

@@ -12,7 +12,7 @@ import pytest
 
 from support.disk import remount, small_disk
 from support.fault_table import Table
-from support.faults import AGAIN_SECONDS, Fleet, direct, ended, last_line
+from support.faults import AGAIN_SECONDS, Fleet, direct, last_line
 from support.faulty_s3 import KINDS, SLOW_DOWN, FaultyS3, faulty
 from support.s3 import S3Server
 from support.seaweedfs import run_seaweedfs
@@ -39,8 +39,8 @@ def fleet(service: Service, tmp_path: Path) -> Fleet:
     return Fleet(tmp_path, {"AOTCACHE_URL": service.url})
 
 
-def way_of(way: str, s3: FaultyS3, service: Service) -> dict[str, str]:
-    own = direct(s3.server, service.storage_url) if way == "direct" else {}
+def way_of(way: str, s3: S3Server, service: Service) -> dict[str, str]:
+    own = direct(s3, service.storage_url) if way == "direct" else {}
     return {**own, "AOTCACHE_TRANSFER": way}
 
 
@@ -52,7 +52,7 @@ def test_every_tenth_request_fails(
     trees = {way: fleet.tree(way) for way in WAYS}
     s3.share = 0.1
     for way in WAYS:
-        env = way_of(way, s3, service)
+        env = way_of(way, s3.server, service)
         pushed = fleet.push(trees[way], **env)
         pulled = fleet.pull(trees[way], **env)
         while not set(KINDS) <= set(s3.failed):
@@ -71,12 +71,12 @@ def test_every_request_fails(s3: FaultyS3, service: Service, fleet: Fleet, table
         fleet.push(one)
     s3.kinds, s3.share = (SLOW_DOWN,), 1.0
     for way in WAYS:
-        env = way_of(way, s3, service)
+        env = way_of(way, s3.server, service)
         pulled, pushed = fleet.pull(tree, check=False, **env), fleet.push(new, check=False, **env)
         for done in (pulled, pushed):
             assert (done.returncode, "S3 answered 503 SlowDown" in last_line(done)) == (1, True)
     ran = fleet.folder / "ran"
-    started = ended(fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)))
+    started = fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)).end()
     assert (started.returncode, ran.exists()) == (0, True)
     assert "cache program is not used: " in last_line(started)
     s3.share = 0.0
@@ -100,8 +100,8 @@ def test_storage_is_full(tmp_path: Path, table: Table) -> None:
         tree, large = fleet.tree("tree"), fleet.tree("large", 30_000_000)
         fleet.push(tree)
         for way in WAYS:
-            own = direct(s3, service.storage_url) if way == "direct" else {}
-            pushed = fleet.push(large, check=False, **own, AOTCACHE_TRANSFER=way)
+            env = way_of(way, s3, service)
+            pushed = fleet.push(large, check=False, **env)
             assert pushed.returncode == 1
             assert re.search("S3 answered 50.* or full: try again later", last_line(pushed))
         fleet.pull(tree)

@@ -29,6 +29,27 @@ AGAIN_SECONDS = 90  # after which what does not work again is broken
 
 
 @dataclass
+class Running:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self, what: str) -> bool:
+        return what in self.log.read_text()
+
+    @property
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> Done:
+        """What it came to, by itself."""
+        try:
+            code = self.process.wait(timeout=120)
+        finally:
+            self.process.kill()
+        return Done(self.process.args, code, "", self.log.read_text())
+
+
+@dataclass
 class Fleet:
     """Nodes of one service. Each pull is a fresh node's; all publish from one. env: what nodes
     have; those of a call come on top."""
@@ -88,19 +109,19 @@ class Fleet:
         self.check_node(tree, root, done.returncode)
         return done
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        """A command of ours that goes on beside the test; `ended` waits for it."""
-        return subprocess.Popen(
-            [*AOTCACHE, *words],
-            env={**os.environ, **self.env, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *words: str, **env: str) -> Running:
+        """A command of ours that goes on beside the test."""
+        log = self.folder / f"said{next(self._numbers)}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*AOTCACHE, *words],
+                env={**os.environ, **self.env, **env},
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+            )
+        return Running(process, log)
 
-    def exec(
-        self, tree: FoundTree, root: Path, deadline: float, *command: str
-    ) -> subprocess.Popen[str]:
+    def exec(self, tree: FoundTree, root: Path, deadline: float, *command: str) -> Running:
         """Start a program with its cache."""
         words = ["exec", "--key", tree.hash, "--cache-root", str(root), "--no-publish"]
         words += ["--platform", str(self.platform), "--deadline", str(deadline), "--"]
@@ -140,14 +161,6 @@ class Fleet:
             root = self.fresh()
             assert isinstance(pull_tree(site, tree, H100, root), Pulled)
             self.check_node(tree, root, 0)
-
-
-def ended(process: subprocess.Popen[str], seconds: float = 120) -> Done:
-    try:
-        said, told = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return Done(process.args, process.returncode, said, told)
 
 
 def last_line(done: Done) -> str:

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from support.process import answers, free_ports, running, tool
 
-# Whatever has no answer, or one that a replica did not give, is asked of another one, if a request
-# of its kind may arrive twice. A replica is looked at twice a second.
+# A replica that takes no connection is passed over at once, before anybody has found it dead.
 _CONFIG = """
 global
     maxconn 1000
@@ -26,7 +25,8 @@ frontend nodes
     default_backend replicas
 backend replicas
     option httpchk GET /readyz
-    default-server check inter 500 fall 1 rise 1
+    timeout check 10s
+    default-server check inter 1s fall 3 rise 1
 """
 
 
