@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from aotcache.net.http import HttpClient
-from aotcache.protocol.v1.leases import FREE, GRANTED, HELD, AskLease, EndLease, new_holder
+from aotcache.protocol.v1.leases import FREE, GRANTED, Lease
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.remote.index import Index
+from aotcache.sync.leases import Leases
 from support.fault_table import Table
 from support.faults import Fleet, Traffic
 from support.haproxy import balanced
@@ -22,6 +23,8 @@ from support.process import free_ports
 from support.s3 import S3Server
 from support.site import Service, run
 from support.stored import HASH, PLATFORM, RANK
+
+LEASE_SECONDS = 8
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Replicas:
 def replicas(seaweedfs: S3Server, postgres_url: str, tmp_path: Path) -> Iterator[Replicas]:
     """Two services on one PostgreSQL and one S3, behind haproxy."""
     settings = {**seaweedfs.env(), "AOTCACHE_DATABASE_URL": postgres_url}
+    settings["AOTCACHE_LEASE_SECONDS"] = str(LEASE_SECONDS)
     storage = seaweedfs.fresh_url()
     with ExitStack() as stack:
         both = [
@@ -65,32 +69,28 @@ def test_replicas_are_killed(replicas: Replicas, tmp_path: Path, table: Table) -
 
 
 def test_a_replica_is_killed_under_who_waits_for_a_lease(replicas: Replicas, table: Table) -> None:
-    """The other one goes on with the answer. The lease is its holder's all the same."""
+    """Its holder keeps it, and the others wait on, with the replica that is left."""
     lookup = Lookup(layout="vllm-aot", hash=HASH, platform=PLATFORM)
-    holder = new_holder()
-
-    def ask(who: str, wait: float) -> str:
-        client = HttpClient(replicas.url)
-        try:
-            return (
-                Index(client).lease(AskLease(lookup=lookup, part=RANK, holder=who, wait=wait)).state
-            )
-        finally:
-            client.close()
-
-    assert ask(holder, 0) == GRANTED
+    clients = [HttpClient(replicas.url) for _ in range(5)]
+    holder, *others = (Leases(Index(client)) for client in clients)
+    told: list[Lease] = []
     with ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(ask, "", 25) for _ in range(4)]
-        time.sleep(1)  # all of them are waited on by a replica
+        assert holder.turn(lookup, RANK, budget=60, hold=True)[0] == GRANTED
+        waiting = [
+            pool.submit(one.turn, lookup, RANK, budget=60, hold=False, waiting=told.append)
+            for one in others
+        ]
+        while len(told) < len(others):
+            assert not any(future.done() for future in waiting)
+            time.sleep(0.02)
         replicas.both[0].kill()
-        assert ask(holder, 0) == GRANTED
-        assert ask("", 0) == HELD
+        time.sleep(LEASE_SECONDS)
+        assert not any(future.done() for future in waiting)
+        holder.let_go(lookup, RANK)
         begin = time.monotonic()
-        client = HttpClient(replicas.url)
-        assert Index(client).end_lease(EndLease(lookup=lookup, part=RANK, holder=holder)).ended
-        client.close()
-        assert {future.result() for future in waiting} == {FREE}
+        # Nobody waits any more, and nobody has an error.
+        assert {future.result() for future in waiting} == {(FREE, "")}
     seconds = time.monotonic() - begin
-    table.row(
-        "a replica killed under who waits for a lease", "waits on with the other one", seconds
-    )
+    for client in clients:
+        client.close()
+    table.row("a replica killed under nodes that wait for a lease", "they wait on", seconds)

@@ -79,13 +79,19 @@ def test_every_request_fails(s3: FaultyS3, service: Service, fleet: Fleet, table
     started = fleet.exec(cache, fleet.fresh(), 30, "touch", str(ran)).end()
     assert (started.returncode, ran.exists()) == (0, True)
     assert "cache program is not used: " in last_line(started)
+    watcher = fleet.start("watch", "--cache-root", str(fleet.publisher), "--quiet", "0.5")
+    watcher.wait_for("S3 answered 503 SlowDown")
     s3.share = 0.0
     seconds = fleet.seconds_to_normal(tree)
-    fleet.push(new)
-    fleet.check_nothing_lost()
+    fleet.trees.append(new)
+    until_published = seconds + fleet.seconds_to_normal(new)
+    watcher.process.terminate()
+    assert watcher.end().returncode == 0
     table.row("object storage answers 503: `pull`", pulled, seconds)
     table.row("object storage answers 503: `push`", pushed, seconds)
     table.row("object storage answers 503: `exec`", started, seconds)
+    said = "not published, again in 5 s; then it was, by itself"
+    table.row("object storage answers 503: `watch`", said, until_published)
 
 
 def test_storage_is_full(tmp_path: Path, table: Table) -> None:

@@ -36,6 +36,13 @@ class Running:
     def said(self, what: str) -> bool:
         return what in self.log.read_text()
 
+    def wait_for(self, what: str) -> None:
+        end = time.monotonic() + AGAIN_SECONDS
+        while not self.said(what):
+            assert not self.over, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.02)
+
     @property
     def over(self) -> bool:
         return self.process.poll() is not None
