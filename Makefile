@@ -19,14 +19,15 @@ BENCH_VENV := .venv-bench
 TORCH_PIP_ARGS ?=
 
 # The tests start PostgreSQL and HAProxy themselves, and Chromium to look at the pages; torch.compile on a CPU runs
-# g++ and includes Python.h; vLLM's own kernels want libnuma.
-PACKAGES := chromium g++ haproxy libnuma1 postgresql
+# g++ and includes Python.h; vLLM's own kernels want libnuma; tests of faults cut cables (iproute2) and set clocks
+# wrong (faketime).
+PACKAGES := chromium faketime g++ haproxy iproute2 libnuma1 postgresql
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 # It has the release before this one.
 PACKAGES += git
 
-.PHONY: help env env-vllm env-bench packages test test-vllm test-others screenshots lint lock audit demo demo-vllm bench fleet clean
+.PHONY: help env env-vllm env-bench packages test test-vllm test-others faults screenshots lint lock audit demo demo-vllm bench fleet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -100,6 +101,9 @@ test-vllm:
 test-others:
 	PYTHONPATH=tests $(BIN)/python -m support.azurite
 	$(BIN)/python -m pytest --ignore-glob='tests/e2e/test_vllm_*'
+
+faults: env packages ## run the tests of faults; rewrites the table of docs/faults.md
+	AOTCACHE_FAULTS=docs/faults.md $(BIN)/python -m pytest tests/faults
 
 screenshots: env packages ## take docs/pages/*.png anew
 	AOTCACHE_SCREENSHOTS=docs/pages $(BIN)/python -m pytest -q tests/e2e/test_pages.py -k both_themes

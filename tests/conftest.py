@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "support.audit",
+    "support.fault_table",
     "support.seaweedfs",
     "support.ministack",
     "support.azurite",

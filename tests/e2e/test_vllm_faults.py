@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from aotcache.protocol.v1.trees import TreeDetail
+from support.disk import small_disk
 from support.site import Service, aotcache, run
 from support.vllm import VENV, Started, start
 from support.vllm_site import PublishedStart, eventually, hash_of, plugin_env
@@ -102,17 +103,6 @@ def test_a_disk_that_is_full(vllm_published: PublishedStart, tmp_path: Path) -> 
         aotcache("push", vllm_published.hash, "--cache-root", str(large), env=env)
         started = vllm_published.fresh(root, env=env)
     check_compiled(started, vllm_published.started, warned=r"needs \d+ bytes and its disk has")
-
-
-@contextmanager
-def small_disk(root: Path, *options: str) -> Iterator[None]:
-    root.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", ",".join(("size=64m", *options)), "aotcache", str(root)]
-    subprocess.run(words, check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
 def test_a_cache_root_that_is_read_only(vllm_published: PublishedStart, tmp_path: Path) -> None:

@@ -53,25 +53,44 @@ class PostgresServer:
         return psycopg.connect(place, autocommit=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The files of a server, which can be started again and again."""
+
+    folder: Path
+    server: PostgresServer
+    user: str | None
+
+    @contextmanager
+    def running(self, stop: signal.Signals = signal.SIGINT) -> Iterator[PostgresServer]:
+        """stop: how it is told to end. SIGINT: without waiting for connections that tests left
+        open. SIGQUIT: at once, as if it had crashed."""
+        command = [str(binaries() / "postgres"), "-D", str(self.folder / "data")]
+        command += ["-p", str(self.server.port), "-k", str(self.folder)]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        up = self.server.answers
+        with running(command, self.folder / "log", up, user=self.user, stop=stop):
+            yield self.server
+
+
 @contextmanager
-def run_postgres() -> Iterator[PostgresServer]:
-    programs = binaries()
+def new_cluster() -> Iterator[Cluster]:
     # The server refuses to run as root.
     user = "postgres" if os.geteuid() == 0 else None
     (port,) = free_ports(1)
     with work_folder("postgres") as folder:
         if user:
             shutil.chown(folder, user)
-        data = str(folder / "data")
-        make = [str(programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
-        make += ["-E", "UTF8", "--locale=C.UTF-8"]
+        make = [str(binaries() / "initdb"), "-D", str(folder / "data"), "-U", "postgres"]
+        make += ["-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"]
         subprocess.run(make, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
-        command = [str(programs / "postgres"), "-D", data, "-p", str(port), "-k", str(folder)]
-        command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-        server = PostgresServer(port)
-        # SIGINT: end now, without waiting for connections that tests left open.
-        with running(command, folder / "log", server.answers, user=user, stop=signal.SIGINT):
-            yield server
+        yield Cluster(folder, PostgresServer(port), user)
+
+
+@contextmanager
+def run_postgres() -> Iterator[PostgresServer]:
+    with new_cluster() as cluster, cluster.running() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

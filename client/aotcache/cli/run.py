@@ -105,6 +105,12 @@ def run(
     code = _run(command, environment, signals)
     if fetching is not None and code == 0 and not no_publish:
         _publish(cache, fetching, wait)
+    if fetching is not None and fetching.is_alive():
+        # The interpreter would wait for the threads of its pull, which may hear nothing for a
+        # minute. One that is cut off leaves whole units only.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     raise SystemExit(code)
 
 

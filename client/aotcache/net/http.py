@@ -220,8 +220,10 @@ class HttpClient:
         target = quote(f"{self._path}{path}?{asked}" if asked else self._path + path, _PLAIN)
         sized = {"Content-Length": str(len(data))} if data is not None else {}
         repeatable = repeat or method in _REPEATABLE
-        # A POST that may arrive twice: not often, as each try may take the whole read timeout.
+        # A POST that may arrive twice: not often, as each try may take the whole read timeout; once
+        # more after an answer, as a balancer may need a moment to see that a replica is gone.
         again = self._retries if method in _REPEATABLE else int(repeat)
+        busy = max(again, min(self._retries, 2 * repeat))
         request = f"{self._id}-{next(self._number)}"
         sized |= {REQUEST_ID: request, **trace_headers()}
         failure: OSError | None = None
@@ -245,7 +247,7 @@ class HttpClient:
                 if number < again:
                     continue
                 break
-            tries = again if received.status in _BUSY else self._retries
+            tries = busy if received.status in _BUSY else self._retries
             if received.status in (*_BUSY, _TOO_MANY) and number < tries:
                 reason = f"answered {received.status}"
                 asked_to_wait = _asked_to_wait(received.headers)

@@ -74,7 +74,8 @@ class CheckedStore(abc.ABC):
         if len(data) != end - start:
             raise StorageUnavailableError(
                 f"{self._name(key)} gave {len(data)} of the {end - start} bytes from {start}: "
-                "the object is shorter than it should be"
+                "the object is shorter than it should be: `aotcache reconcile` takes what needs "
+                "it out of service, until it is published again"
             )
         return data
 

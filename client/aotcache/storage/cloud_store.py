@@ -19,6 +19,7 @@ import obstore
 
 from aotcache.errors import StorageUnavailableError, UsageError
 from aotcache.protocol.names import MAX_OBJECT
+from aotcache.storage.advice import advice
 from aotcache.storage.base import ObjectInfo
 from aotcache.storage.checked import CheckedDirectStore
 from aotcache.storage.cloud import Cloud, packaged_certificates
@@ -188,9 +189,9 @@ class CloudStore(CheckedDirectStore):
         name = self._name(key)
         if refusal.credentials:
             return StorageUnavailableError(f"{name}: {refusal}{self._cloud.unread}")
-        return StorageUnavailableError(
-            f"{name}: {refusal}: check the {self._cloud.noun}, the endpoint and the credentials"
-        )
+        todo = advice(refusal.status, refusal.code, self._cloud.name)
+        todo = todo or f"check the {self._cloud.noun}, the endpoint and the credentials"
+        return StorageUnavailableError(f"{name}: {refusal}: {todo}")
 
 
 def _interruptibly(function: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ service, which checks it."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from threading import Lock
 
@@ -15,10 +16,12 @@ from aotcache.errors import (
 )
 from aotcache.net.http import Answer, HttpClient
 from aotcache.protocol.names import parse_pack_key
+from aotcache.storage.advice import advice
 from aotcache.storage.http import HttpStore
 from aotcache.storage.urls import PackUrl, PackUrls, Wish
 
 ATTEMPTS = 3
+_PAUSE = 0.1  # seconds, doubled for each try
 _CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,80})</Code>")
 # S3 says 400 of a URL that was signed by a role whose session is over.
 _EXPIRED = (400, "ExpiredToken")
@@ -98,9 +101,10 @@ class PresignedStore(HttpStore):
             if refused and not fresh:
                 self._urls.forget(wish, url)
                 fresh = True
-            # Nothing was stored: another put of the key was under way, and S3 says try again.
-            elif _code(answer) != "ConditionalRequestConflict" or attempt == ATTEMPTS - 1:
+            elif not _is_passing(answer) or attempt == ATTEMPTS - 1:
                 return answer
+            else:
+                time.sleep(_PAUSE * 2**attempt)
         return answer
 
     def _send(
@@ -137,7 +141,8 @@ class PresignedStore(HttpStore):
                 f"{what} to a URL that was signed just now: check the service's clock, and that "
                 "its credentials may read and put objects"
             )
-        return StorageUnavailableError(f"{what} ({answer.url}): check the bucket and the endpoint")
+        todo = advice(answer.status, _code(answer)) or "check the bucket and the endpoint"
+        return StorageUnavailableError(f"{what} ({answer.url}): {todo}")
 
 
 def _is_pack(key: str) -> bool:
@@ -146,6 +151,12 @@ def _is_pack(key: str) -> bool:
     except InvalidNameError:
         return False
     return True
+
+
+def _is_passing(answer: Answer) -> bool:
+    """S3 says of both to try again. Of the conflict nothing was stored: another put of the key was
+    under way. (What is busy HttpClient has tried again.)"""
+    return answer.status == 500 or _code(answer) == "ConditionalRequestConflict"
 
 
 def _code(answer: Answer) -> str:

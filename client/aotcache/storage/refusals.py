@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html import unescape
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -109,7 +110,7 @@ def _answer(shown: str) -> tuple[int, str, str]:
     words = " ".join(
         found[found.lastindex or 0].strip() for found in (status, code, message) if found
     )
-    return int(status[1]), code[1] if code else "", words
+    return int(status[1]), code[1] if code else "", unescape(words).rstrip(".")
 
 
 def _reason(debug: str) -> str:

@@ -150,9 +150,19 @@ def said_of(error: Exception) -> tuple[str, str]:
         return UsageError.code, "; ".join(found)[:2000]
     if isinstance(error, DataError):
         return UsageError.code, "the database cannot hold a value of this request"
+    if isinstance(error, OperationalError) and _is_full(error.orig):
+        return (
+            UnavailableError.code,
+            "the index's disk is full: nothing can be noted; give its database more space",
+        )
     if isinstance(error, (OperationalError, PoolTimeoutError)):
         return UnavailableError.code, "the index's database does not answer: try again"
     return AotcacheError.code, "the service has a fault; its log tells more"
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """SQLite and PostgreSQL."""
+    return "is full" in str(error) or getattr(error, "sqlstate", None) == "53100"
 
 
 def _http_answer(request: Request, error: Exception) -> JSONResponse:

@@ -156,6 +156,15 @@ def test_who_is_told_to_come_again_later_does(
     assert (len(set(paused)) > 1) == (most > 0)
 
 
+def test_a_post_that_may_arrive_twice_outlasts_a_balancer() -> None:
+    """Which passed it to a replica that had just died, and does so once more."""
+    answers = [Reply(502, b"bad gateway"), Reply(502, b"bad gateway"), Reply(200, b'{"name": "x"}')]
+    with serving(lambda _: answers.pop(0)) as server:
+        client = HttpClient(server.url)
+        assert client.request_json("POST", "/v1/x", None, Thing, repeat=True) == Thing("x")
+    assert not answers
+
+
 def test_a_problem_that_stays_is_told() -> None:
     with serving(lambda _: problem(503, "storage_unavailable")) as server:
         client = HttpClient(server.url, retries=1)

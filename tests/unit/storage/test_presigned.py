@@ -200,7 +200,6 @@ def test_conflicts_and_passing_failures_are_tried_again() -> None:
         (error(404, "NoSuchBucket"), StorageUnavailableError, "NoSuchBucket.*check the bucket"),
         (Reply(404, b"<html>nginx</html>"), StorageUnavailableError, "404"),
         (Reply(307, b"", {"Location": "https://elsewhere/?x"}), StorageUnavailableError, "307"),
-        (error(500, "InternalError"), StorageUnavailableError, "500 InternalError"),
         (Reply(416, b""), StorageUnavailableError, "shorter"),
         (Reply(206, b"12345"), StorageUnavailableError, "shorter"),
     ],
@@ -209,6 +208,21 @@ def test_answers_of_s3(reply: Reply, kind: type[Exception], what: str) -> None:
     with between(lambda _: reply) as (store, _, s3), pytest.raises(kind, match=what):
         store.get_range(pack(), 0, 10)
     assert len(s3.requests) == 1
+
+
+def test_s3_that_fails_itself() -> None:
+    """It says so with 500 and 503, and that it is to be tried again."""
+    failing = [error(500, "InternalError"), error(503, "SlowDown"), error(500, "InternalError")]
+    with between(lambda _: failing.pop() if failing else Reply(206, b"0123456789")) as (
+        store,
+        _,
+        _,
+    ):
+        assert store.get_range(pack(), 0, 10) == b"0123456789"
+    with between(lambda _: error(500, "InternalError")) as (store, _, s3):
+        with pytest.raises(StorageUnavailableError, match=r"500 InternalError.*not well, or full"):
+            store.get_range(pack(), 0, 10)
+        assert len(s3.requests) == 3
 
 
 def test_no_s3_there(caplog: pytest.LogCaptureFixture) -> None:
