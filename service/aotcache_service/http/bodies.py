@@ -22,6 +22,10 @@ def json_answer(body: Any, status: int = 200) -> Response:
     return Response(_encoder.encode(body), status_code=status, media_type="application/json")
 
 
+def too_slow() -> HTTPException:
+    return HTTPException(408, "the body stopped, or came too slowly")
+
+
 class BoundedBodies:
     """413 for a body above the bound, announced or not; 408 for one that stops or takes too long;
     503 while all that are held take more than MAX_HELD, as who asks is only known behind them. An
@@ -46,7 +50,7 @@ class BoundedBodies:
             try:
                 message = await asyncio.wait_for(receive(), min(SILENT_SECONDS, left))
             except asyncio.TimeoutError as error:
-                raise HTTPException(408, "the body stopped, or came too slowly") from error
+                raise too_slow() from error
             got = len(message.get("body", b""))
             size, self._held = size + got, self._held + got
             whole = not message.get("more_body", False)

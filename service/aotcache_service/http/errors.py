@@ -108,9 +108,8 @@ def miss_answer(miss: Miss) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    for cls in (*STATUS, AotcacheError):
+    for cls in (*STATUS, AotcacheError, HTTPException):
         app.add_exception_handler(cls, answer_error)
-    app.add_exception_handler(HTTPException, _http_answer)
 
 
 def status_of(error: Exception) -> int:
@@ -118,6 +117,8 @@ def status_of(error: Exception) -> int:
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, HTTPException):
+        return _http_answer(request, error)
     status = status_of(error)
     where = f"{request.method} {request.url.path}"
     if status >= 500 and status != 503:
@@ -144,9 +145,8 @@ def said_of(error: Exception) -> tuple[str, str]:
     return AotcacheError.code, "the service has a fault; its log tells more"
 
 
-def _http_answer(request: Request, error: Exception) -> JSONResponse:
+def _http_answer(request: Request, error: HTTPException) -> JSONResponse:
     """What FastAPI itself refuses (no such route, no such method), and statuses without a class."""
-    assert isinstance(error, HTTPException)
     code, message = UsageError.code, str(error.detail)
     if error.status_code in {408, 503}:
         log.warning("%s %s: %s", request.method, request.url.path, message)

@@ -14,21 +14,29 @@ from aotcache_service.http import bodies
 from aotcache_service.settings import ServiceSettings
 from support.service import run_service
 
-HEAD = b"POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+PUBLISH, LOOKUP = "/v1/publish", "/v1/lookup"
 
 
 @contextmanager
-def begun(url: str, length: int, first: bytes) -> Iterator[socket.socket]:
+def begun(url: str, length: int, first: bytes, path: str = PUBLISH) -> Iterator[socket.socket]:
     """A request of which no more than this has come."""
     host, port = url.removeprefix("http://").split(":")
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    )
     with socket.create_connection((host, int(port)), timeout=30) as sent:
-        sent.sendall(HEAD + f"Content-Length: {length}\r\n\r\n".encode() + first)
+        sent.sendall(head.encode() + first)
         yield sent
 
 
-def test_a_body_that_stops(settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [PUBLISH, LOOKUP])
+@pytest.mark.parametrize("first", [b"", b"{"])
+def test_a_body_that_stops(
+    settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch, path: str, first: bytes
+) -> None:
     monkeypatch.setattr(bodies, "SILENT_SECONDS", 0.2)
-    with run_service(settings) as url, begun(url, 100, b"{") as sent:
+    with run_service(settings) as url, begun(url, 100, first, path) as sent:
         assert sent.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
