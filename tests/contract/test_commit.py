@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import func, select
 
@@ -19,6 +20,7 @@ from aotcache.errors import (
     ObjectExistsError,
     ObjectMissingError,
     SessionExpiredError,
+    UnavailableError,
     UsageError,
 )
 from aotcache.protocol.manifest import decode_manifest
@@ -30,7 +32,7 @@ from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.publish import Commit, Session
 from aotcache.storage import DirectStore, ObjectStore, open_store
 from aotcache_service.index.database import Database
-from aotcache_service.index.models import SessionPackRow
+from aotcache_service.index.models import SessionPackRow, TreeRow
 from aotcache_service.index.write import condemn_unknown_pack
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.publish import commit
@@ -233,14 +235,50 @@ def test_a_commit_of_too_much_is_refused(
     with pytest.raises(UsageError, match="at most 1024 manifests"):
         Commit(manifests=tuple(keys[:1] * 1025))
     session = begin(database, store)
-    monkeypatch.setattr("aotcache_service.ops.publish._MAX_FILES", 2)
+    # Each has a file, its place, and a pack of one frame.
+    monkeypatch.setattr("aotcache_service.ops.publish._MOST", 8)
     body = Commit(manifests=tuple(keys))
-    with pytest.raises(UsageError, match="lists at most 2 files: commit part by part"):
+    with pytest.raises(UsageError, match=r"lists at most 8 files, .*: commit part by part"):
         commit(database, store, session.publish_id, body, now=NOW)
     assert miss(database).reason == "unknown_hash"
     fewer = Commit(manifests=tuple(keys[:2]))
     commit(database, store, session.publish_id, fewer, now=NOW)
     assert len(hit(database).parts) == 2
+
+
+def test_large_commits_are_few_at_once(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aotcache_service.ops.publish._LARGE", 7)
+    monkeypatch.setattr("aotcache_service.ops.publish._large", threading.Semaphore(0))
+    keys = [put_part(store, part=f"rank_{rank}_0-d0") for rank in range(5)]
+    with pytest.raises(UnavailableError, match="try again"):
+        finish(database, store, *keys[:2])
+    finish(database, store, keys[0])
+    monkeypatch.setattr("aotcache_service.ops.publish._large", threading.Semaphore(1))
+    for _ in range(2):
+        with pytest.raises(ObjectMissingError):
+            finish(database, store, *keys[1:3], keys[4].replace(HASH, "b" * 64))
+    finish(database, store, *keys[1:3])
+    finish(database, store, *keys[3:])
+    assert len(hit(database).parts) == 5
+
+
+def test_what_many_publishers_say_of_a_tree_is_bounded(
+    database: Database, store: ObjectStore
+) -> None:
+    for number in range(3):
+        statement, locations = make_manifest(b"content", part=f"rank_{number}_0-d0")
+        factors = {f"{number}.{each}": "" for each in range(400)}
+        statement = msgspec.structs.replace(statement, hash_factors=factors)
+        store.put(pack_key("default", locations.packs[0].name), b"content")
+        store.put(key_of(statement), manifest_bytes(statement, locations))
+        finish(database, store, key_of(statement))
+        with database.read() as db:
+            known = db.scalar(select(TreeRow.hash_factors))
+        assert known is not None
+        assert known.items() >= factors.items()
+        assert len(known) == (400, 800, 400)[number]
 
 
 def test_a_manifest_on_a_base_is_read_with_it(database: Database, store: ObjectStore) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 
 import httpx2
+import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
@@ -106,6 +107,20 @@ def test_manifest_must_be_about_its_key(client: TestClient) -> None:
     assert (refused.status_code, refused.json()["code"]) == (400, "bad_manifest")
     assert client.put(f"/v1/objects/{key_of(statement)}", content=data).status_code == 204
     assert client.get(f"/v1/objects/{key_of(statement)}").content == data
+
+
+def test_what_a_manifest_says_is_bounded(client: TestClient) -> None:
+    statement, locations = make_manifest()
+    for wrong in (
+        {"expected_parts": ("shared",) * 100_000},
+        {"hash_factors": {str(number): "x" * 4000 for number in range(1000)}},
+        {"notes": {"x": "x" * 10_000}},
+        {"publisher": "two\nlines"},
+    ):
+        data = manifest_bytes(msgspec.structs.replace(statement, **wrong), locations)
+        refused = client.put(f"/v1/objects/{key_of(statement)}", content=data)
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_manifest")
+    assert client.get("/v1/objects").json()["objects"] == []
 
 
 def test_length_is_required_and_bounded(client: TestClient) -> None:
