@@ -33,10 +33,21 @@ from aotcache.protocol.v1.publish import Commit, Session
 from aotcache.storage import DirectStore, ObjectStore, open_store
 from aotcache_service.index.database import Database
 from aotcache_service.index.models import SessionPackRow, TreeRow
-from aotcache_service.index.write import condemn_unknown_pack
+from aotcache_service.index.write import condemn_unknown_pack, hide_generations
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.publish import commit
-from support.indexed import NOW, begin, finish, hit, look_up, miss, publish, rebuild
+from support.indexed import (
+    NOW,
+    TREE,
+    begin,
+    finish,
+    hit,
+    look_up,
+    miss,
+    publish,
+    queries,
+    rebuild,
+)
 from support.killed import Killed, KilledAt
 from support.stored import (
     HASH,
@@ -225,6 +236,27 @@ def test_commit_killed_at_any_step_is_completed_by_the_next(
             assert steps >= 4, "a manifest and a pack each"
             break
         assert len(hit(database, hash=tree).parts) == 2
+
+
+def test_a_session_of_many_parts_takes_no_more_questions(
+    database: Database, store: ObjectStore
+) -> None:
+    """Others that write wait for it."""
+    publish(database, store, part="rank_7_0-d0")
+    publish(database, store, part="rank_8_0-d0")
+    publish(database, store, part="rank_8_0-d0", generation=2)
+    with database.write() as db:
+        hide_generations(db, TREE, {"rank_8_0-d0": 2, "rank_9_0-d0": 5})
+    parts = tuple(f"rank_{rank}_0-d0" for rank in range(500))
+    with queries() as few:
+        begin(database, store, parts=parts[:1])
+    with queries() as many:
+        session = begin(database, store, parts=parts)
+    assert len(many) == len(few)
+    after = {state.part: state.next_generation for state in session.parts}
+    assert [after[part] for part in parts[6:11]] == [1, 2, 3, 6, 1]
+    with pytest.raises(UsageError, match="at most 4096 parts"):
+        begin(database, store, parts=tuple(f"rank_{rank}_0-d0" for rank in range(4097)))
 
 
 def test_a_commit_of_too_much_is_refused(

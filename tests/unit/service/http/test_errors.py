@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from aotcache.errors import AotcacheError, error_classes
+from aotcache.protocol.names import MAX_PARTS
 from aotcache.protocol.v1.trees import SORTS
 from aotcache_service.http.bodies import MAX_JSON
 from aotcache_service.http.context import Context
@@ -29,6 +30,7 @@ OUTCOME = {
     "generation": 1,
     "outcome": "loaded",
 }
+TOO_MANY = [f"rank_{rank}_0-d0" for rank in range(MAX_PARTS + 1)]
 MANIFEST = f"default/trees/vllm-aot/{HASH}/{PLATFORM.id}/shared/00000001.manifest"
 MARK = f"default/marks/deleted/vllm-aot/{HASH}/{PLATFORM.id}/shared/00000001"
 PACK = f"default/packs/aa/{'a' * 64}-{ID}"
@@ -88,6 +90,9 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("DELETE", f"/v1/trees/{HASH}?platform=x", None, 400, "invalid_name"),
     ("POST", "/v1/publish", {**OPEN, "publish_id": "x"}, 422, "usage"),
     ("POST", "/v1/publish", {**OPEN, "parts": ["x"]}, 422, "usage"),
+    ("POST", "/v1/publish", {**OPEN, "parts": TOO_MANY}, 400, "usage"),
+    ("POST", "/v1/lookup", {**LOOKUP, "parts": TOO_MANY}, 400, "usage"),
+    ("POST", "/v1/explain", {**LOOKUP, "parts": TOO_MANY}, 400, "usage"),
     ("POST", f"/v1/publish/{ID}/commit", {"manifests": ["x"]}, 422, "usage"),
     ("POST", f"/v1/publish/{ID}/commit", {"manifests": [MANIFEST]}, 410, "session_expired"),
     ("POST", "/v1/publish/x/commit", {"manifests": [MANIFEST]}, 400, "invalid_name"),
