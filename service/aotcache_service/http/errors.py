@@ -118,6 +118,9 @@ def status_of(error: Exception) -> int:
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
+        cause = error.__cause__  # one of ours that had to pass FastAPI
+        if isinstance(cause, AotcacheError):
+            return answer_error(request, cause)
         return _http_answer(request, error)
     status = status_of(error)
     where = f"{request.method} {request.url.path}"

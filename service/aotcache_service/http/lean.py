@@ -59,15 +59,10 @@ class ShortCut:
             await self._app(scope, _once_more(first, receive), send)
             return
         try:
-            answer = await call(asked, self._context, _authorization(scope))
+            answer = await call(asked, self._context, bodies.authorization(scope))
         except Exception as error:
             answer = answer_error(Request(scope), error)
         await answer(scope, receive, send)
-
-
-def _authorization(scope: Scope) -> str:
-    found = (value for name, value in scope["headers"] if name == b"authorization")
-    return str(next(found, b""), "latin-1")
 
 
 def _once_more(first: Message, receive: Receive) -> Receive:
