@@ -183,17 +183,6 @@ def test_words_of_a_token_that_is_revoked_do_not_count(
     assert is_quarantined(database)
 
 
-@pytest.mark.usefixtures("stored")
-def test_what_nodes_tell_is_one_printable_line(database: Database, store: ObjectStore) -> None:
-    for node in "abc":
-        about = replace(CRASH, node=f"{node}\x1b[31m", reason="a\nWARNING forged\r\u202e")
-        quarantine.tell(database, store, about, token="", nodes=NODES, now=NOW)
-    found = look_up(database, RANK)
-    assert isinstance(found, Miss)
-    assert found.reason == "quarantined"
-    assert found.message.isprintable()
-
-
 def fail(database: Database, store: ObjectStore, generation: int = 1) -> None:
     tell(
         database,

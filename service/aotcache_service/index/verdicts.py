@@ -60,19 +60,13 @@ def _served(db: Session, tree: TreeRow, part: str) -> PartRow | None:
 
 
 def _keep(db: Session, tree: TreeRow, outcome: Outcome, token: str, now: int) -> None:
-    node = _plain(outcome.node)
-    row = db.get(VerdictRow, (tree.id, outcome.part, token, node))
+    row = db.get(VerdictRow, (tree.id, outcome.part, token, outcome.node))
     if row is None:
         of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
         if (db.scalar(select(func.count()).where(*of_part)) or 0) >= MOST:
             return
-        row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=node, failed=False)
+        row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=outcome.node)
         db.add(row)
     row.failed = outcome.outcome in _FAILURES
-    row.outcome, row.reason, row.last = outcome.outcome, _plain(outcome.reason), now
+    row.outcome, row.reason, row.last = outcome.outcome, outcome.reason, now
     db.flush()
-
-
-def _plain(text: str) -> str:
-    """As one line of a log or terminal may hold it: any reader can tell outcomes."""
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -187,6 +187,12 @@ def test_a_deep_header_is_refused() -> None:
     refused(b'{"format":"aotcache-manifest/1","statement":0,"locations":0,"later":%b}\n' % deep)
 
 
+@pytest.mark.parametrize("key", ["0" * 31, "\\n" + "0" * 31, "0" * 32 + "\\n", "A" * 32])
+def test_a_key_that_signed_is_named_as_keys_are(key: str) -> None:
+    """The name is in logs, in the index and on pages, and nothing of it is verified there."""
+    refused(MANIFEST.replace(b"0" * 32, key.encode(), 1), match="header")
+
+
 # -- header and sections ----------------------------------------------------------------------
 
 

@@ -34,8 +34,8 @@ class Explain:
         check_hash(self.layout, self.hash)
         check_parts(self.parts)
         check_factors(self.hash_factors)
-        if len(self.node) > 255:
-            raise UsageError("a node's name has at most 255 characters")
+        if len(self.node) > 255 or not self.node.isprintable():
+            raise UsageError("a node's name is at most 255 printable characters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
