@@ -13,7 +13,8 @@ from .publishing import quarantine_of
 from .rows import tree_key
 from .tokens import usable
 
-# Nodes whose word is kept for one part: names are free, and whoever reads may tell.
+# Nodes whose word is kept for one part: names are free, and whoever reads may tell. Of one token
+# half of them: the others' success is heard.
 MOST = 1000
 _SAID = 5  # reasons that a quarantine names
 _FAILURES = (LOAD_FAILED, CRASHED)
@@ -63,7 +64,9 @@ def _keep(db: Session, tree: TreeRow, outcome: Outcome, token: str, now: int) ->
     row = db.get(VerdictRow, (tree.id, outcome.part, token, outcome.node))
     if row is None:
         of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
-        if (db.scalar(select(func.count()).where(*of_part)) or 0) >= MOST:
+        words = select(VerdictRow.token, func.count()).where(*of_part).group_by(VerdictRow.token)
+        kept = dict(db.execute(words).tuples().all())
+        if sum(kept.values()) >= MOST or (token and kept.get(token, 0) >= MOST // 2):
             return
         row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=outcome.node)
         db.add(row)
