@@ -64,8 +64,9 @@ def _keep(db: Session, tree: TreeRow, outcome: Outcome, token: str, now: int) ->
     row = db.get(VerdictRow, (tree.id, outcome.part, token, outcome.node))
     if row is None:
         of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
-        words = select(VerdictRow.token, func.count()).where(*of_part).group_by(VerdictRow.token)
-        kept = dict(db.execute(words).tuples().all())
+        count = func.count().label("words")
+        words = select(VerdictRow.token, count).where(*of_part).group_by(VerdictRow.token)
+        kept = {row.token: row.words for row in db.execute(words)}
         if sum(kept.values()) >= MOST or (token and kept.get(token, 0) >= MOST // 2):
             return
         row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=outcome.node)
