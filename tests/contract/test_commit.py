@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import func, select
 
@@ -19,6 +20,7 @@ from aotcache.errors import (
     ObjectExistsError,
     ObjectMissingError,
     SessionExpiredError,
+    UnavailableError,
     UsageError,
 )
 from aotcache.protocol.manifest import decode_manifest
@@ -30,11 +32,22 @@ from aotcache.protocol.v1.lookup import Miss
 from aotcache.protocol.v1.publish import Commit, Session
 from aotcache.storage import DirectStore, ObjectStore, open_store
 from aotcache_service.index.database import Database
-from aotcache_service.index.models import SessionPackRow
-from aotcache_service.index.write import condemn_unknown_pack
+from aotcache_service.index.models import SessionPackRow, TreeRow
+from aotcache_service.index.write import condemn_unknown_pack, hide_generations
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.publish import commit
-from support.indexed import NOW, begin, finish, hit, look_up, miss, publish, rebuild
+from support.indexed import (
+    NOW,
+    TREE,
+    begin,
+    finish,
+    hit,
+    look_up,
+    miss,
+    publish,
+    queries,
+    rebuild,
+)
 from support.killed import Killed, KilledAt
 from support.stored import (
     HASH,
@@ -225,6 +238,27 @@ def test_commit_killed_at_any_step_is_completed_by_the_next(
         assert len(hit(database, hash=tree).parts) == 2
 
 
+def test_a_session_of_many_parts_takes_no_more_questions(
+    database: Database, store: ObjectStore
+) -> None:
+    """Others that write wait for it."""
+    publish(database, store, part="rank_7_0-d0")
+    publish(database, store, part="rank_8_0-d0")
+    publish(database, store, part="rank_8_0-d0", generation=2)
+    with database.write() as db:
+        hide_generations(db, TREE, {"rank_8_0-d0": 2, "rank_9_0-d0": 5})
+    parts = tuple(f"rank_{rank}_0-d0" for rank in range(500))
+    with queries() as few:
+        begin(database, store, parts=parts[:1])
+    with queries() as many:
+        session = begin(database, store, parts=parts)
+    assert len(many) == len(few)
+    after = {state.part: state.next_generation for state in session.parts}
+    assert [after[part] for part in parts[6:11]] == [1, 2, 3, 6, 1]
+    with pytest.raises(UsageError, match="at most 4096 parts"):
+        begin(database, store, parts=tuple(f"rank_{rank}_0-d0" for rank in range(4097)))
+
+
 def test_a_commit_of_too_much_is_refused(
     database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,14 +267,50 @@ def test_a_commit_of_too_much_is_refused(
     with pytest.raises(UsageError, match="at most 1024 manifests"):
         Commit(manifests=tuple(keys[:1] * 1025))
     session = begin(database, store)
-    monkeypatch.setattr("aotcache_service.ops.publish._MAX_FILES", 2)
+    # Each has a file, its place, and a pack of one frame.
+    monkeypatch.setattr("aotcache_service.ops.publish._MOST", 8)
     body = Commit(manifests=tuple(keys))
-    with pytest.raises(UsageError, match="lists at most 2 files: commit part by part"):
+    with pytest.raises(UsageError, match=r"lists at most 8 files, .*: commit part by part"):
         commit(database, store, session.publish_id, body, now=NOW)
     assert miss(database).reason == "unknown_hash"
     fewer = Commit(manifests=tuple(keys[:2]))
     commit(database, store, session.publish_id, fewer, now=NOW)
     assert len(hit(database).parts) == 2
+
+
+def test_large_commits_are_few_at_once(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aotcache_service.ops.publish._LARGE", 7)
+    monkeypatch.setattr("aotcache_service.ops.publish._large", threading.Semaphore(0))
+    keys = [put_part(store, part=f"rank_{rank}_0-d0") for rank in range(5)]
+    with pytest.raises(UnavailableError, match="try again"):
+        finish(database, store, *keys[:2])
+    finish(database, store, keys[0])
+    monkeypatch.setattr("aotcache_service.ops.publish._large", threading.Semaphore(1))
+    for _ in range(2):
+        with pytest.raises(ObjectMissingError):
+            finish(database, store, *keys[1:3], keys[4].replace(HASH, "b" * 64))
+    finish(database, store, *keys[1:3])
+    finish(database, store, *keys[3:])
+    assert len(hit(database).parts) == 5
+
+
+def test_what_many_publishers_say_of_a_tree_is_bounded(
+    database: Database, store: ObjectStore
+) -> None:
+    for number in range(3):
+        statement, locations = make_manifest(b"content", part=f"rank_{number}_0-d0")
+        factors = {f"{number}.{each}": "" for each in range(400)}
+        statement = msgspec.structs.replace(statement, hash_factors=factors)
+        store.put(pack_key("default", locations.packs[0].name), b"content")
+        store.put(key_of(statement), manifest_bytes(statement, locations))
+        finish(database, store, key_of(statement))
+        with database.read() as db:
+            known = db.scalar(select(TreeRow.hash_factors))
+        assert known is not None
+        assert known.items() >= factors.items()
+        assert len(known) == (400, 800, 400)[number]
 
 
 def test_a_manifest_on_a_base_is_read_with_it(database: Database, store: ObjectStore) -> None:

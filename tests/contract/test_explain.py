@@ -11,7 +11,8 @@ from aotcache.errors import UsageError
 from aotcache.protocol.manifest import encode_manifest, encode_statement
 from aotcache.protocol.names import VLLM_AOT, pack_key
 from aotcache.protocol.platform import Difference
-from aotcache.protocol.v1.explain import MAX_FACTORS, Explain, Explanation
+from aotcache.protocol.record import MAX_FACTORS
+from aotcache.protocol.v1.explain import Explain, Explanation
 from aotcache.storage import DirectStore
 from aotcache_service.index import misses
 from aotcache_service.index.database import Database
@@ -133,7 +134,13 @@ def test_old_misses_are_forgotten(database: Database) -> None:
 
 def test_bounds() -> None:
     many = {str(number): "" for number in range(MAX_FACTORS + 1)}
-    for wrong in ({"hash_factors": many}, {"hash_factors": {"a": "x" * 5000}}, {"node": "n" * 256}):
+    large = {str(number): "x" * 4000 for number in range(300)}
+    for wrong in (
+        {"hash_factors": many},
+        {"hash_factors": {"a": "x" * 5000}},
+        {"hash_factors": large},
+        {"node": "n" * 256},
+    ):
         with pytest.raises(UsageError, match="at most"):
             replace(ASKED, **wrong)  # type: ignore[arg-type]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine, event, select
+from sqlalchemy import select
 
 from aotcache.errors import UsageError
 from aotcache.protocol.names import VLLM_AOT, VLLM_JIT, TreeKey
@@ -23,7 +22,7 @@ from aotcache_service.index.database import Database
 from aotcache_service.index.models import RecipeRow, recipe_trees
 from aotcache_service.index.write import hide_generations
 from aotcache_service.ops.delete import delete_trees
-from support.indexed import publish, rebuild
+from support.indexed import publish, queries, rebuild
 from support.stored import HASH, OTHER_PLATFORM, PLATFORM, RANK, RECIPE
 
 DRAFT = "d" * 64
@@ -75,22 +74,6 @@ def links(database: Database) -> set[tuple[object, ...]]:
             ).join(recipe_trees, recipe_trees.c.recipe_id == RecipeRow.id)
         )
         return {tuple(row) for row in rows}
-
-
-@contextmanager
-def queries() -> Iterator[list[str]]:
-    """The statements that databases are sent meanwhile."""
-    sent: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
-        if statement.startswith("SELECT"):
-            sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 def test_a_recipe_leads_to_every_tree_of_its_starts(database: Database, store: ObjectStore) -> None:

@@ -28,6 +28,7 @@ from aotcache.storage import DirectStore, open_store
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter
 from aotcache_service.ops import quarantine
+from aotcache_service.ops import reconcile as reconciling
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.listing import list_storage
 from aotcache_service.ops.pin import pin
@@ -191,6 +192,36 @@ def test_a_namespace_that_lost_all_changes_nothing(database: Database, store: Di
     with pytest.raises(StorageUnavailableError, match=r"of namespace default .* of 11 manifests"):
         rebuild(database, store)
     assert hit(database, hash=f"{0:064x}")
+
+
+def test_few_manifests_are_in_memory_together(
+    database: Database, store: DirectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        put_part(store, tree_hash=f"{number:064x}", created=number)
+    sizes: list[int] = []
+    stored_packs = reconciling._stored_packs
+    write = database.write
+
+    def counting(*about: object) -> dict[str, int]:
+        sizes[-1] += 1
+        return stored_packs(*about)  # type: ignore[arg-type]
+
+    def writing() -> object:
+        sizes.append(0)
+        return write()
+
+    monkeypatch.setattr(reconciling, "_stored_packs", counting)
+    monkeypatch.setattr(database, "write", writing)
+    # Each weighs 4: a file, its place, and a pack of one frame.
+    for bound, batches in ((12, [3, 3, 1]), (3, [1] * 7)):
+        monkeypatch.setattr(reconciling, "_BATCH_WEIGHT", bound)
+        sizes[:] = [0]
+        assert rebuild(database, store).added == 7
+        assert [size for size in sizes if size] == batches
+        for number in range(7):
+            delete_trees(database, store, "default", f"{number:064x}")
+            put_part(store, tree_hash=f"{number:064x}", generation=2, created=number)
 
 
 def test_a_generation_goes_with_what_it_was_written_against(

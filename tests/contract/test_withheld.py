@@ -25,7 +25,7 @@ from aotcache.protocol.v1.quarantine import Quarantine, Release
 from aotcache.storage import DirectStore, ObjectStore
 from aotcache_service.auth import READ
 from aotcache_service.index import lookup as lookups
-from aotcache_service.index import tokens
+from aotcache_service.index import tokens, verdicts
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.operation import TokenRow
@@ -183,17 +183,6 @@ def test_words_of_a_token_that_is_revoked_do_not_count(
     assert is_quarantined(database)
 
 
-@pytest.mark.usefixtures("stored")
-def test_what_nodes_tell_is_one_printable_line(database: Database, store: ObjectStore) -> None:
-    for node in "abc":
-        about = replace(CRASH, node=f"{node}\x1b[31m", reason="a\nWARNING forged\r\u202e")
-        quarantine.tell(database, store, about, token="", nodes=NODES, now=NOW)
-    found = look_up(database, RANK)
-    assert isinstance(found, Miss)
-    assert found.reason == "quarantined"
-    assert found.message.isprintable()
-
-
 def fail(database: Database, store: ObjectStore, generation: int = 1) -> None:
     tell(
         database,
@@ -336,12 +325,30 @@ def test_a_mark_that_cannot_be_put_is_tried_with_the_next_outcome(
 
 
 @pytest.mark.usefixtures("stored")
-def test_words_that_are_kept_are_bounded(database: Database, store: ObjectStore) -> None:
-    for number in range(1010):
+def test_words_that_are_kept_are_bounded(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one token they are half: what others tell is heard."""
+    monkeypatch.setattr(verdicts, "MOST", 20)
+    for token, most in (("a", 10), ("b", 20), ("c", 20)):
+        tell(database, store, *((token, f"n{number}", "crashed") for number in range(15)))
+        with database.read() as db:
+            assert db.scalar(text("SELECT count(*) FROM verdicts")) == most
+        if token == "a":
+            tell(database, store, ("b", "good", "loaded"))
+    assert not is_quarantined(database)
+
+
+@pytest.mark.usefixtures("stored")
+def test_without_tokens_all_words_are_nobodys(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "MOST", 20)
+    for number in range(25):
         about = replace(CRASH, node=f"n{number}", outcome="loaded")
-        quarantine.tell(database, store, about, token="a", nodes=NODES, now=NOW)
+        quarantine.tell(database, store, about, token="", nodes=NODES, now=NOW)
     with database.read() as db:
-        assert db.scalar(text("SELECT count(*) FROM verdicts")) == 1000
+        assert db.scalar(text("SELECT count(*) FROM verdicts")) == 20
 
 
 def sign(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, event
+
 from aotcache.protocol.names import VLLM_AOT, TreeKey, new_publish_id, parse_manifest_key
 from aotcache.protocol.v1.collect import Reconciled
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
@@ -89,3 +94,19 @@ def counted(database: Database) -> tuple[int, ...]:
 def page(database: Database, **about: object) -> TreePage:
     with database.read() as db:
         return list_trees(db, Filter(), **about)  # type: ignore[arg-type]
+
+
+@contextmanager
+def queries() -> Iterator[list[str]]:
+    """The statements that databases are sent meanwhile."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if statement.startswith("SELECT"):
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)

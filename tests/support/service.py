@@ -12,6 +12,7 @@ import uvicorn
 
 from aotcache.storage import ObjectStore
 from aotcache_service.http.app import create_app
+from aotcache_service.http.server import server_config
 from aotcache_service.settings import ServiceSettings
 
 
@@ -19,7 +20,7 @@ from aotcache_service.settings import ServiceSettings
 def run_service(settings: ServiceSettings, store: ObjectStore | None = None) -> Iterator[str]:
     """The service's URL, as long as the block runs."""
     app = create_app(settings, store=store)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(server_config(app))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)

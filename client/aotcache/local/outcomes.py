@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 
-from aotcache.errors import FormatError, RemoteError, UnavailableError
+from aotcache.errors import FormatError, RemoteError, UnavailableError, UsageError
 from aotcache.local.locks import alone
 from aotcache.local.state import STATE_DIRECTORY, TreeState, read_folder, write_whole
 from aotcache.protocol.decoding import decode_json
@@ -58,7 +58,7 @@ def tell_outcomes(folder: str, tell: Callable[[Outcome | Explain], object]) -> i
                 told += 1
             except UnavailableError:
                 raise
-            except (FormatError, RemoteError) as error:
+            except (FormatError, RemoteError, UsageError) as error:
                 logger.info("an outcome is dropped: %s", error)
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(base, name + ".json"))

@@ -9,19 +9,20 @@ from typing import Annotated
 
 import msgspec
 
-from aotcache.errors import FormatError, InvalidNameError, ManifestError
+from aotcache.errors import FormatError, InvalidNameError, ManifestError, UsageError
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import (
     TreeKey,
     check_generation,
     check_pack,
     check_part,
+    check_parts,
     check_publish_id,
 )
 from aotcache.protocol.paths import check_paths
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
-from aotcache.protocol.record import MAX_TREES_USED, TreeUsed
+from aotcache.protocol.record import MAX_TREES_USED, TreeUsed, check_factors
 from aotcache.protocol.sections import (
     Base,
     ReadBase,
@@ -42,6 +43,7 @@ MAX_FILES = 500_000
 # Of a section, before what they stand for is made: a byte or two of JSON can become a hundred.
 _MAX_ARRAYS, _MAX_TEXTS = 3 * MAX_FILES, 4 * MAX_FILES
 MAX_FRAME = 64 << 20  # bytes of a frame after decompression; also of a prefix blob
+MAX_PUBLISHER = 255  # characters
 MIN_PREFIX = 8  # bytes that a frame refers to, at the least: zstd takes no fewer
 
 Index = Annotated[int, msgspec.Meta(ge=0)]
@@ -213,7 +215,7 @@ def decode_manifest(data: bytes, read: ReadBase = no_base) -> Manifest:
         if base and base.generation >= statement.generation:
             raise ManifestError(f"it is written against generation {base.generation}, a later one")
         _check_locations(statement, locations)
-    except InvalidNameError as error:
+    except (InvalidNameError, UsageError) as error:
         raise ManifestError(str(error)) from error
     return Manifest(
         statement=statement,
@@ -235,8 +237,11 @@ def _check_statement(statement: Statement) -> None:
     check_part(statement.part)
     check_generation(statement.generation)
     check_publish_id(statement.publish_id)
-    for part in statement.expected_parts:
-        check_part(part)
+    check_parts(statement.expected_parts)
+    check_factors(statement.hash_factors)
+    check_factors(statement.notes)
+    if len(statement.publisher) > MAX_PUBLISHER or not statement.publisher.isprintable():
+        raise ManifestError(f"a publisher's name is at most {MAX_PUBLISHER} printable characters")
     _ = statement.tree
     if len(statement.trees) > MAX_TREES_USED:
         raise ManifestError(

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 import msgspec
 
-from aotcache.errors import InvalidNameError
+from aotcache.errors import InvalidNameError, UsageError
 
 VLLM_AOT = "vllm-aot"
 VLLM_JIT = "vllm-jit"
@@ -27,6 +28,7 @@ LAYOUTS = (VLLM_AOT, VLLM_JIT, INDUCTOR)
 DEFAULT_NAMESPACE = "default"
 SHARED = "shared"
 MAX_GENERATION = 99_999_999
+MAX_PARTS = 4096  # of one tree
 
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _HASH = {
@@ -89,6 +91,14 @@ def check_platform_id(value: str) -> str:
 
 def check_part(value: str) -> str:
     return _check(_PART, value, "part")
+
+
+def check_parts(values: Sequence[str]) -> None:
+    """Raises UsageError for more than a tree has."""
+    if len(values) > MAX_PARTS:
+        raise UsageError(f"a tree has at most {MAX_PARTS} parts, not {len(values)}")
+    for value in values:
+        check_part(value)
 
 
 def check_publish_id(value: str) -> str:

@@ -5,12 +5,12 @@ The compiling process writes it beside the tree, never inside; watchers and side
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
-from aotcache.errors import FormatError
+from aotcache.errors import FormatError, UsageError
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import check_hash, check_part
 from aotcache.protocol.platform import Platform
@@ -20,6 +20,9 @@ RECORD_VERSION = 1
 MAX_RECORD = 1 << 20
 MAX_TREES_USED = 64
 MAX_SECONDS = 1e9
+MAX_FACTORS = 1000  # of what the engine hashed; as many notes
+MAX_FACTOR = 4096  # characters of a name or value
+MAX_FACTORS_IN_ALL = 1 << 20  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,20 @@ class TreeUsed:
         # NaN is in no range.
         if self.compile_seconds is not None and not 0 <= self.compile_seconds <= MAX_SECONDS:
             raise ValueError(f"compile_seconds is not 0 to {MAX_SECONDS:.0f}")
+
+
+def check_factors(found: Mapping[str, str]) -> None:
+    """Of hash_factors, and of notes. Raises UsageError."""
+    if len(found) > MAX_FACTORS:
+        raise UsageError(f"there are at most {MAX_FACTORS} hash factors or notes, not {len(found)}")
+    if any(not name.isprintable() for name in found):
+        raise UsageError("the name of a hash factor or note is printable")
+    sizes = [len(text) for one in found.items() for text in one]
+    if max(sizes, default=0) > MAX_FACTOR or sum(sizes) > MAX_FACTORS_IN_ALL:
+        raise UsageError(
+            f"a hash factor or note has at most {MAX_FACTOR} characters, and all together "
+            f"{MAX_FACTORS_IN_ALL}"
+        )
 
 
 def all_trees(several: Iterable[Iterable[TreeUsed]]) -> tuple[TreeUsed, ...]:

@@ -41,10 +41,13 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 _Generation = Annotated[int, msgspec.Meta(ge=0, lt=100_000_000)]
 
 
+_KeyId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
 class Signature(msgspec.Struct, frozen=True):
     """`key`: key id, 32 hex characters. `sig`: Ed25519 over `signed_message`."""
 
-    key: str
+    key: _KeyId
     sig: bytes
 
 

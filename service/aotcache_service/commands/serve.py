@@ -15,6 +15,7 @@ from aotcache.protocol.v1.collect import Keep
 
 from .. import logs
 from ..http.app import create_app
+from ..http.server import server_config
 from ..http.tracing import traced
 from ..http.waiting import Waiting
 from ..index.tokens import any_usable
@@ -33,9 +34,6 @@ from ..settings import (
 from .data import data_options, unusable_data
 
 HOUR = 3600
-# Longer than most balancers keep a connection that nobody uses (60 s): one that is closed just when
-# they send on it looks like a replica that failed.
-KEEP_ALIVE_SECONDS = 75
 
 
 @click.command()
@@ -203,18 +201,7 @@ def serve(
             f"aotcache service listening on http://{shown}:{listener.getsockname()[1]} "
             f"(index: {context.database.url}, objects: {context.store.url})"
         )
-        config = uvicorn.Config(
-            traced(app),
-            # uvloop takes as long for a lookup, and accepts one connection a turn: a fleet that
-            # connects at once would wait for as many turns as it has nodes.
-            loop="asyncio",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=10,
-        )
+        config = server_config(traced(app))
         _Server(config, line, context.waiting).run(sockets=[listener])
 
 

@@ -99,7 +99,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
     )
     app.state.context = context
     errors.install(app)
-    app.add_middleware(BoundedBodies)
+    app.add_middleware(BoundedBodies, callers=context.callers)
     app.include_router(health.router)
     app.include_router(metrics.router)
     calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)

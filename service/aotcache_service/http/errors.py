@@ -119,9 +119,8 @@ def miss_answer(miss: Miss) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    for cls in (*STATUS, AotcacheError):
+    for cls in (*STATUS, AotcacheError, HTTPException):
         app.add_exception_handler(cls, answer_error)
-    app.add_exception_handler(HTTPException, _http_answer)
 
 
 def status_of(error: Exception) -> int:
@@ -129,6 +128,11 @@ def status_of(error: Exception) -> int:
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, HTTPException):
+        cause = error.__cause__  # one of ours that had to pass FastAPI
+        if isinstance(cause, AotcacheError):
+            return answer_error(request, cause)
+        return _http_answer(request, error)
     status = status_of(error)
     where = f"{request.method} {request.url.path}"
     if status >= 500 and status != 503:
@@ -165,9 +169,8 @@ def _is_full(error: BaseException | None) -> bool:
     return "is full" in str(error) or getattr(error, "sqlstate", None) == "53100"
 
 
-def _http_answer(request: Request, error: Exception) -> JSONResponse:
+def _http_answer(request: Request, error: HTTPException) -> JSONResponse:
     """What FastAPI itself refuses (no such route, no such method), and statuses without a class."""
-    assert isinstance(error, HTTPException)
     code, message = UsageError.code, str(error.detail)
     if error.status_code in {408, 503}:
         log.warning("%s %s: %s", request.method, request.url.path, message)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_type_hints
 
+from anyio import fail_after
 from fastapi import Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aotcache.errors import AotcacheError
 from aotcache.protocol.decoding import decode_json
 
+from . import bodies
 from .context import Context
 from .errors import answer_error
 
@@ -42,7 +44,13 @@ class ShortCut:
         ):
             await self._app(scope, receive, send)
             return
-        first = await receive()
+        try:
+            with fail_after(bodies.SILENT_SECONDS):
+                first = await receive()
+        except TimeoutError:
+            refused = answer_error(Request(scope), bodies.too_slow())
+            await refused(scope, receive, send)
+            return
         kind, call = self._calls[scope["path"]]
         try:
             # A body so long that it comes in pieces is nobody's lookup.
@@ -51,15 +59,10 @@ class ShortCut:
             await self._app(scope, _once_more(first, receive), send)
             return
         try:
-            answer = await call(asked, self._context, _authorization(scope))
+            answer = await call(asked, self._context, bodies.authorization(scope))
         except Exception as error:
             answer = answer_error(Request(scope), error)
         await answer(scope, receive, send)
-
-
-def _authorization(scope: Scope) -> str:
-    found = (value for name, value in scope["headers"] if name == b"authorization")
-    return str(next(found, b""), "latin-1")
 
 
 def _once_more(first: Message, receive: Receive) -> Receive:

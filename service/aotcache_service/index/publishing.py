@@ -109,10 +109,23 @@ def deleted_up_to(db: Session, key: TreeKey, part: str) -> int:
     return 0 if row is None else row.generation
 
 
+def _deletions(db: Session, key: TreeKey) -> dict[str, int]:
+    """As `deleted_up_to`, of all parts at once."""
+    rows = db.execute(
+        select(DeletionRow.part, DeletionRow.generation).where(
+            DeletionRow.namespace == key.namespace,
+            DeletionRow.layout == key.layout,
+            DeletionRow.hash == key.hash,
+            DeletionRow.platform_id == key.platform,
+        )
+    )
+    return {row.part: row.generation for row in rows}
+
+
 def unknown_parts(db: Session, key: TreeKey, parts: Iterable[str]) -> list[str]:
     """Those of which the index knows neither a generation nor a deletion."""
-    newest = newest_parts(db, key)
-    return [part for part in parts if part not in newest and not deleted_up_to(db, key, part)]
+    known = newest_parts(db, key).keys() | _deletions(db, key).keys()
+    return [part for part in parts if part not in known]
 
 
 def part_states(
@@ -125,6 +138,7 @@ def part_states(
     if tree is not None:
         rows = db.execute(of_tree.where(PartRow.tree_id == tree.id))
         used = {row.part: row.top for row in rows}
+    deleted = _deletions(db, key)
     states = []
     for part in parts:
         row = newest.get(part)
@@ -132,7 +146,7 @@ def part_states(
             PartState(
                 part=part,
                 generation=0 if row is None else row.generation,
-                next_generation=max(used.get(part, 0), deleted_up_to(db, key, part)) + 1,
+                next_generation=max(used.get(part, 0), deleted.get(part, 0)) + 1,
                 manifest="" if row is None else row.manifest,
             )
         )

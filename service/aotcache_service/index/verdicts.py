@@ -13,7 +13,8 @@ from .publishing import quarantine_of
 from .rows import tree_key
 from .tokens import usable
 
-# Nodes whose word is kept for one part: names are free, and whoever reads may tell.
+# Nodes whose word is kept for one part: names are free, and whoever reads may tell. Of one token
+# half of them: the others' success is heard.
 MOST = 1000
 _SAID = 5  # reasons that a quarantine names
 _FAILURES = (LOAD_FAILED, CRASHED)
@@ -62,19 +63,16 @@ def _served(db: Session, tree: TreeRow, part: str) -> PartRow | None:
 
 
 def _keep(db: Session, tree: TreeRow, outcome: Outcome, token: str, now: int) -> None:
-    node = _plain(outcome.node)
-    row = db.get(VerdictRow, (tree.id, outcome.part, token, node))
+    row = db.get(VerdictRow, (tree.id, outcome.part, token, outcome.node))
     if row is None:
         of_part = (VerdictRow.tree_id == tree.id, VerdictRow.part == outcome.part)
-        if (db.scalar(select(func.count()).where(*of_part)) or 0) >= MOST:
+        count = func.count().label("words")
+        words = select(VerdictRow.token, count).where(*of_part).group_by(VerdictRow.token)
+        kept = {row.token: row.words for row in db.execute(words)}
+        if sum(kept.values()) >= MOST or (token and kept.get(token, 0) >= MOST // 2):
             return
-        row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=node, failed=False)
+        row = VerdictRow(tree_id=tree.id, part=outcome.part, token=token, node=outcome.node)
         db.add(row)
     row.failed = outcome.outcome in _FAILURES
-    row.outcome, row.reason, row.last = outcome.outcome, _plain(outcome.reason), now
+    row.outcome, row.reason, row.last = outcome.outcome, outcome.reason, now
     db.flush()
-
-
-def _plain(text: str) -> str:
-    """As one line of a log or terminal may hold it: any reader can tell outcomes."""
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -12,7 +12,7 @@ from aotcache.errors import CondemnedError, NotFoundError, UsageError
 from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import SHARED, TreeKey, manifest_key, parse_manifest_key
-from aotcache.protocol.record import MAX_SECONDS
+from aotcache.protocol.record import MAX_SECONDS, check_factors
 from aotcache.protocol.v1.outcomes import LOADED, Outcome
 
 from .frames import frames_of
@@ -81,10 +81,20 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         for name, used in frames.items()
     )
     if not withheld:
-        tree.hash_factors = {**tree.hash_factors, **statement.hash_factors}
-        tree.notes = {**tree.notes, **statement.notes}
+        tree.hash_factors = _joined(tree.hash_factors, statement.hash_factors)
+        tree.notes = _joined(tree.notes, statement.notes)
     db.flush()
     refresh(db, tree)
+
+
+def _joined(known: dict[str, str], said: dict[str, str]) -> dict[str, str]:
+    """Together no more than what one publisher may say: then what the last said."""
+    both = {**known, **said}
+    try:
+        check_factors(both)
+    except UsageError:
+        return said
+    return both
 
 
 def hide_generations(db: Session, key: TreeKey, up_to: Mapping[str, int]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Semaphore
 
 from sqlalchemy.orm import Session as Transaction
 
@@ -14,11 +16,13 @@ from aotcache.errors import (
     ManifestError,
     ObjectMissingError,
     TrustError,
+    UnavailableError,
     UsageError,
 )
 from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
+    PartName,
     TreeKey,
     check_publish_id,
     manifest_key,
@@ -32,11 +36,15 @@ from aotcache.storage.base import ObjectStore
 from ..index import history, leases, publishing, write
 from ..index.database import Database
 from ..metrics import PUBLISH_SECONDS, PUBLISHED_BYTES, PUBLISHED_PARTS
-from .reading import read_deletions, read_manifest, stored_size
+from .reading import read_deletions, read_manifest, stored_size, weight
 
 log = logging.getLogger(__name__)
 
-_MAX_FILES = 2_000_000  # of all manifests of one commit
+_MOST = 1_000_000  # files, and what weighs as much, of all manifests of one commit
+# What weighs more is refused while two such commits are under way: waiting, it would keep its
+# memory, and a thread that others need.
+_LARGE = 100_000
+_large = Semaphore(2)
 _READERS = 8  # requests of one commit that wait for storage at the same time
 
 
@@ -85,7 +93,8 @@ def commit(
     Idempotent: what is committed already is confirmed, also after the session is over. Raises
     SessionExpiredError; GenerationTakenError when a generation is not the next one of its part;
     CondemnedError when a pack is missing or going; ManifestError; ObjectMissingError, which also
-    names those that were deleted meanwhile: the others are committed then.
+    names those that were deleted meanwhile: the others are committed then; UnavailableError while
+    others commit as much.
     """
     check_publish_id(publish_id)
     names = {key: parse_manifest_key(key) for key in asked.manifests}
@@ -100,8 +109,26 @@ def commit(
         namespace = namespaces.pop()
         publishing.require_session(db, publish_id, namespace, now)
     # Storage is read outside the transaction: nobody else can write while that is open.
-    manifests = _read(store, new)
-    manifests.sort(key=lambda manifest: manifest.statement.generation)
+    with _held(store, new) as manifests:
+        manifests.sort(key=lambda manifest: manifest.statement.generation)
+        size, seconds = _commit(database, store, publish_id, namespace, manifests, now)
+    PUBLISHED_PARTS.inc(len(new))
+    PUBLISHED_BYTES.inc(size)
+    if seconds is not None:
+        PUBLISH_SECONDS.observe(seconds)
+    log.info("committed %s", ", ".join(new))
+    return done
+
+
+def _commit(
+    database: Database,
+    store: ObjectStore,
+    publish_id: str,
+    namespace: str,
+    manifests: list[Manifest],
+    now: int,
+) -> tuple[int, float | None]:
+    """The bytes of packs that came with them, and the seconds since the session was opened."""
     with database.read() as db:
         _refuse_revoked(manifests, publishing.revoked_keys(db, namespace))
     stored = _stored_packs(store, namespace, manifests)
@@ -114,7 +141,8 @@ def commit(
         brought = publishing.unknown_packs(db, namespace, stored)
         for manifest in manifests:
             tree, part = manifest.statement.tree, manifest.statement.part
-            if publishing.is_committed(db, names[_key(manifest)]):
+            name = PartName(tree, part, manifest.statement.generation)
+            if publishing.is_committed(db, name):
                 continue
             newest = publishing.newest_parts(db, tree)
             (state,) = publishing.part_states(db, tree, [part], newest)
@@ -124,7 +152,7 @@ def commit(
                     f"committed, the next is {state.next_generation}: open the session again "
                     "and rebase"
                 )
-            publishing.require_base(db, names[_key(manifest)], manifest)
+            publishing.require_base(db, name, manifest)
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
             leases.end_published(db, tree, part)
@@ -132,12 +160,7 @@ def commit(
         size = sum(stored[name] for name in brought)
         history.add(db, {history.place(namespace, history.PUBLISHED, now): size})
     _withdraw_lost(database, store, manifests, brought)
-    PUBLISHED_PARTS.inc(len(new))
-    PUBLISHED_BYTES.inc(size)
-    if seconds is not None:
-        PUBLISH_SECONDS.observe(seconds)
-    log.info("committed %s", ", ".join(new))
-    return done
+    return size, seconds
 
 
 def _withdraw_lost(
@@ -163,15 +186,25 @@ def _withdraw_lost(
         raise ObjectMissingError(f"{what} was deleted before its commit: put it again")
 
 
-def _read(store: ObjectStore, keys: Iterable[str]) -> list[Manifest]:
-    """Raises UsageError where they list more files than are held in memory at once."""
-    found, files = [], 0
-    for key in keys:
-        found.append(read_manifest(store, key))
-        files += len(found[-1].statement.files)
-        if files > _MAX_FILES:
-            raise UsageError(f"a commit lists at most {_MAX_FILES} files: commit part by part")
-    return found
+@contextmanager
+def _held(store: ObjectStore, keys: Iterable[str]) -> Iterator[list[Manifest]]:
+    """In memory as long as the block runs. Raises UsageError where that is too much for one commit,
+    UnavailableError where it is for all that are under way."""
+    found: list[Manifest] = []
+    size = 0
+    with ExitStack() as large:
+        for key in keys:
+            found.append(read_manifest(store, key))
+            before, size = size, size + weight(found[-1])
+            if before and size > _MOST:
+                raise UsageError(
+                    f"a commit lists at most {_MOST} files, places and frames: commit part by part"
+                )
+            if before <= _LARGE < size:
+                if not _large.acquire(blocking=False):
+                    raise UnavailableError("other large commits are under way: try again")
+                large.callback(_large.release)
+        yield found
 
 
 def _refuse_revoked(manifests: Iterable[Manifest], revoked: set[str]) -> None:

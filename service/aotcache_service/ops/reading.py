@@ -53,6 +53,15 @@ def check_manifest(store: ObjectStore, key: str, data: bytes) -> Manifest:
     return manifest
 
 
+def weight(manifest: Manifest) -> int:
+    """How much memory it takes, in files or what takes about as much as one."""
+    said, places = manifest.statement, manifest.locations
+    texts = (*said.hash_factors.items(), *said.notes.items())
+    characters = sum(len(name) + len(value) for name, value in texts)
+    listed = len(said.files) + len(said.expected_parts) + len(places.blobs) + len(places.packs)
+    return listed + sum(len(pack.frames) for pack in places.packs) + characters // 256
+
+
 def is_manifest_key(key: str) -> bool:
     """False for an object that somebody else has put among the manifests."""
     try:

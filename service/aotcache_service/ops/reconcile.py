@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import DataError
@@ -38,16 +38,26 @@ from ..index.rows import tree_key
 from .listing import Listing
 from .marks import marks_of
 from .quarantine import read_mark
-from .reading import read_manifest, stored_size
+from .reading import read_manifest, stored_size, weight
 
 log = logging.getLogger(__name__)
 
 _BATCH = 200  # manifests of one transaction: others can write in between
+_BATCH_WEIGHT = 500_000  # of them all, as they are in memory together
 _READERS = 16
 _WINDOW = 10_000  # rows of packs that are compared at a time
 _HARDLY = 10  # manifests of a namespace that hardly go all at once
 
 T = TypeVar("T")
+
+
+class _Place(NamedTuple):
+    """When a manifest is added, and how much memory it takes."""
+
+    created: int
+    generation: int
+    key: str
+    weight: int
 
 
 def reconcile(
@@ -260,21 +270,20 @@ def _add(
     go_on: Callable[[], None],
 ) -> list[str]:
     """Add these manifests, oldest first. Returns those that cannot be."""
-    read = partial(_read, store)
-    order: list[tuple[int, int, str]] = []
+    order: list[_Place] = []
     skipped: list[str] = []
     with ThreadPoolExecutor(_READERS) as pool:
         # Each is read twice, once for its time: all at once would not fit into memory.
         for batch in _batches(new):
-            for key, manifest in zip(batch, pool.map(read, batch), strict=True):
-                if manifest is None:
+            for key, place in zip(batch, pool.map(partial(_place, store), batch), strict=True):
+                if place is None:
                     skipped.append(key)
                 else:
-                    order.append((manifest.statement.created, manifest.statement.generation, key))
+                    order.append(place)
             go_on()
         order.sort()
-        for batch in _batches([key for _, _, key in order]):
-            manifests = list(pool.map(read, batch))
+        for batch in _light_batches(order):
+            manifests = list(pool.map(partial(_read, store), batch))
             stored = [{} if m is None else _stored_packs(store, listing, m) for m in manifests]
             with database.write() as db:
                 for key, manifest, sizes in zip(batch, manifests, stored, strict=True):
@@ -318,6 +327,26 @@ def _stored_packs(store: ObjectStore, listing: Listing, manifest: Manifest) -> d
         if size is not None:
             sizes[place.name] = size
     return sizes
+
+
+def _place(store: ObjectStore, key: str) -> _Place | None:
+    manifest = _read(store, key)
+    if manifest is None:
+        return None
+    return _Place(manifest.statement.created, manifest.statement.generation, key, weight(manifest))
+
+
+def _light_batches(order: Iterable[_Place]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    held = 0
+    for place in order:
+        if batch and (len(batch) == _BATCH or held + place.weight > _BATCH_WEIGHT):
+            yield batch
+            batch, held = [], 0
+        batch.append(place.key)
+        held += place.weight
+    if batch:
+        yield batch
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from aotcache.errors import LocalError, NotFoundError, RemoteError, UnavailableError
+from aotcache.errors import (
+    AotcacheError,
+    LocalError,
+    NotFoundError,
+    RemoteError,
+    UnavailableError,
+    UsageError,
+)
 from aotcache.local.outcomes import has_kept, keep_outcome, tell_outcomes
 from aotcache.local.state import TreeState
 from aotcache.protocol.v1.outcomes import Outcome
@@ -68,8 +75,8 @@ def test_a_service_that_is_away_hears_the_rest_later(folder: Path) -> None:
     assert len({outcome.part for outcome in told}) == 3
 
 
-@pytest.mark.parametrize("error", [NotFoundError, RemoteError])
-def test_what_the_service_refuses_is_dropped(folder: Path, error: type[RemoteError]) -> None:
+@pytest.mark.parametrize("error", [NotFoundError, RemoteError, UsageError])
+def test_what_the_service_refuses_is_dropped(folder: Path, error: type[AotcacheError]) -> None:
     def tell(outcome: Outcome) -> None:
         if outcome.part == "rank_1_0-d1":
             raise error("its tree is deleted")

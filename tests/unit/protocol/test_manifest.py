@@ -24,9 +24,15 @@ from aotcache.protocol.manifest import (
     encode_manifest,
     encode_statement,
 )
-from aotcache.protocol.names import VLLM_AOT, VLLM_JIT, manifest_key, parse_manifest_key
+from aotcache.protocol.names import MAX_PARTS, VLLM_AOT, VLLM_JIT, manifest_key, parse_manifest_key
 from aotcache.protocol.recipe import MAX_EXTRA, MAX_PARALLEL, MAX_TEXT
-from aotcache.protocol.record import MAX_TREES_USED, TreeUsed
+from aotcache.protocol.record import (
+    MAX_FACTOR,
+    MAX_FACTORS,
+    MAX_FACTORS_IN_ALL,
+    MAX_TREES_USED,
+    TreeUsed,
+)
 from aotcache.protocol.sections import FORMAT, MAX_HEADER, Signature, split_manifest
 from support.stored import HASH, PLATFORM, RECIPE, make_manifest
 
@@ -181,6 +187,12 @@ def test_a_deep_header_is_refused() -> None:
     refused(b'{"format":"aotcache-manifest/1","statement":0,"locations":0,"later":%b}\n' % deep)
 
 
+@pytest.mark.parametrize("key", ["0" * 31, "\\n" + "0" * 31, "0" * 32 + "\\n", "A" * 32])
+def test_a_key_that_signed_is_named_as_keys_are(key: str) -> None:
+    """The name is in logs, in the index and on pages, and nothing of it is verified there."""
+    refused(MANIFEST.replace(b"0" * 32, key.encode(), 1), match="header")
+
+
 # -- header and sections ----------------------------------------------------------------------
 
 
@@ -241,6 +253,15 @@ def file(**changes: Any) -> tuple[FileEntry, ...]:
     return (msgspec.structs.replace(FILES[0], **changes), *FILES[1:])
 
 
+FACTORS = (
+    {str(number): "" for number in range(MAX_FACTORS + 1)},
+    {"x" * (MAX_FACTOR + 1): ""},
+    {"x": "x" * (MAX_FACTOR + 1)},
+    {str(number): "x" * MAX_FACTOR for number in range(MAX_FACTORS_IN_ALL // MAX_FACTOR)},
+    {"two\nlines": ""},
+)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -252,6 +273,10 @@ def file(**changes: Any) -> tuple[FileEntry, ...]:
         {"generation": 100_000_000},
         {"publish_id": "1"},
         {"expected_parts": ("all",)},
+        {"expected_parts": ("shared",) * (MAX_PARTS + 1)},
+        {"publisher": "n" * 256},
+        {"publisher": "node\x1b[31m"},
+        *({field: wrong} for field in ("hash_factors", "notes") for wrong in FACTORS),
         {"trees": (OTHER,) * (MAX_TREES_USED + 1)},
         {"files": ()},
         {"files": file(path="../etc/passwd")},
@@ -289,7 +314,15 @@ def file(**changes: Any) -> tuple[FileEntry, ...]:
     ],
 )
 def test_rules_of_the_format(changes: dict[str, Any]) -> None:
-    assert decode_manifest(encoded())
+    most = {str(number): "x" * 1000 for number in range(MAX_FACTORS)}
+    assert decode_manifest(
+        encoded(
+            expected_parts=("shared",) * MAX_PARTS,
+            publisher="n" * 255,
+            hash_factors=most,
+            notes={"x" * 100: "two\nlines"},
+        )
+    )
     refused(encoded(**changes))
 
 

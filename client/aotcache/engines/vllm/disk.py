@@ -186,7 +186,7 @@ def _keep(tree_path: str, note: Note, outcome: str, reason: str) -> None:
                 part=note.part,
                 generation=note.generation,
                 outcome=outcome,
-                reason=reason[:2000],
+                reason=(reason if reason.isprintable() else ascii(reason)[1:-1])[:2000],
                 node=socket.gethostname()[:255],
                 seconds=note.seconds,
                 bytes=note.bytes,

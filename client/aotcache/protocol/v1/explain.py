@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aotcache.errors import UsageError
-from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_part
+from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_parts
 from aotcache.protocol.platform import Difference, Platform
 from aotcache.protocol.recipe import Recipe
+from aotcache.protocol.record import check_factors
 
-MAX_FACTORS = 1000
-MAX_FACTOR = 4096  # characters of a name or value
 MAX_GROUPS = 100
 MAX_NODES = 20
 
@@ -33,12 +32,10 @@ class Explain:
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         check_hash(self.layout, self.hash)
-        for part in self.parts:
-            check_part(part)
-        if len(self.hash_factors) > MAX_FACTORS or len(self.node) > 255:
-            raise UsageError(f"a hash has at most {MAX_FACTORS} factors, a node's name 255 letters")
-        if any(len(text) > MAX_FACTOR for one in self.hash_factors.items() for text in one):
-            raise UsageError(f"a hash factor has at most {MAX_FACTOR} characters")
+        check_parts(self.parts)
+        check_factors(self.hash_factors)
+        if len(self.node) > 255 or not self.node.isprintable():
+            raise UsageError("a node's name is at most 255 printable characters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_part
+from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_parts
 from aotcache.protocol.platform import Difference, Platform
 from aotcache.protocol.record import TreeUsed
 
@@ -29,8 +29,7 @@ class Lookup:
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         check_hash(self.layout, self.hash)
-        for part in self.parts:
-            check_part(part)
+        check_parts(self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,3 +45,6 @@ class Outcome:
             raise ValueError(f"outcome is one of {', '.join(OUTCOMES)}")
         if len(self.reason) > 2000 or len(self.node) > 255:
             raise ValueError("reason has at most 2000 characters, node 255")
+        # They are shown on terminals and stand in logs, and any reader can tell some.
+        if not (self.reason.isprintable() and self.node.isprintable()):
+            raise ValueError("reason and node are printable")

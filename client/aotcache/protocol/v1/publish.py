@@ -14,7 +14,7 @@ from aotcache.protocol.names import (
     DEFAULT_NAMESPACE,
     check_hash,
     check_namespace,
-    check_part,
+    check_parts,
     check_publish_id,
     parse_manifest_key,
 )
@@ -45,8 +45,7 @@ class OpenSession:
         check_namespace(self.namespace)
         check_publish_id(self.publish_id)
         check_hash(self.layout, self.hash)
-        for part in self.parts:
-            check_part(part)
+        check_parts(self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,12 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from aotcache.errors import InvalidNameError, PackError, StorageUnavailableError
+from aotcache.errors import (
+    GenerationTakenError,
+    InvalidNameError,
+    PackError,
+    StorageUnavailableError,
+)
 from aotcache.protocol.names import (
     MAX_OBJECT,
     check_namespace,
@@ -27,7 +32,7 @@ from aotcache.protocol.v1.objects import ListedObject, ObjectPage
 from aotcache.storage.base import ObjectInfo, ObjectStore
 
 from ...auth import PUBLISH, READ
-from ...index.publishing import is_committed
+from ...index.publishing import is_committed, part_states
 from ...index.write import condemn_unknown_pack
 from ...metrics import OBJECT_BYTES
 from ...ops.reading import check_manifest, is_manifest_key
@@ -230,10 +235,23 @@ def _put(context: Context, key: str, data: bytearray, digest: str) -> None:
     store = context.store
     _require_room(context.settings.storage_directory, len(data))
     if _check_kind(key) == "trees":
+        _require_next(context, key)
         check_manifest(store, key, bytes(data))
     elif not key.rpartition("/")[2].startswith(f"{digest}-"):
         raise PackError(f"{key}: the body's SHA-256 is {digest[:12]}…: it was damaged on its way")
     store.put(key, memoryview(data))
+
+
+def _require_next(context: Context, key: str) -> None:
+    """Numbers go up one by one: who could take the last there is would end its part for ever."""
+    name = parse_manifest_key(key)
+    with context.database.read() as db:
+        (state,) = part_states(db, name.tree, [name.part], {})
+    if name.generation > state.next_generation:
+        raise GenerationTakenError(
+            f"{name.tree} {name.part}: generation {name.generation} cannot be put, the next is "
+            f"{state.next_generation}: open the session again and rebase"
+        )
 
 
 def _require_room(directory: Path | None, size: int) -> None:

@@ -170,6 +170,12 @@ def test_an_outcome_is_kept_once_a_pull(known: Facts) -> None:
     ]
 
 
+def test_what_an_engine_says_in_several_lines_is_told_in_one(known: Facts) -> None:
+    path = tree_path(known.cache_root, VLLM_AOT, MAIN)
+    disk.keep(path, _note(known, VLLM_AOT, MAIN), "load_failed", "two\n\x1b[31mlines")
+    assert _kept(known) == [(MAIN, "load_failed", "two\\n\\x1b[31mlines")]
+
+
 def test_what_was_not_used_at_first_is_marked_and_told_when_it_is(known: Facts) -> None:
     early = _note(known, VLLM_AOT, MAIN)
     path = tree_path(known.cache_root, VLLM_AOT, MAIN)

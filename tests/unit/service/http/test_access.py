@@ -23,6 +23,7 @@ ABOUT = {
     "hash": HASH,
 }
 ASKED = {**ABOUT, "platform": asdict(PLATFORM)}
+LEASE = {"lookup": ASKED, "part": "shared"}
 MANIFEST = f"{NAMESPACE}/trees/vllm-aot/{HASH}/{PLATFORM.id}/shared/00000001.manifest"
 PACK = f"{NAMESPACE}/packs/00/{'0' * 64}-{'1' * 32}"
 PUBLISH_ID = new_publish_id()
@@ -97,6 +98,8 @@ CALLS: list[tuple[str, str, str, dict[str, Any]]] = [
             }
         },
     ),
+    (READ, "POST", "/v1/leases", {"json": LEASE}),
+    (PUBLISH, "POST", "/v1/leases/end", {"json": {**LEASE, "holder": "0" * 32}}),
 ]
 # Of no namespace: a token has to be for all of them.
 EVERYWHERE = {"/v1/collect"}
@@ -189,10 +192,21 @@ def test_a_list_without_a_namespace_is_of_all_that_the_token_is_for(
         opened = client.post("/v1/publish", json={**about, "parts": ["shared"]}).json()
         path = f"/v1/publish/{opened['publish_id']}/commit"
         assert client.post(path, json={"manifests": [key]}).status_code == 200
-    everything: tuple[str, str, str, dict[str, Any]] = (READ, "GET", "/v1/trees", {})
+        missed = {**ASKED, "namespace": namespace, "hash": "0" * 64, "node": "n"}
+        assert client.post("/v1/explain", json=missed).json()["reason"] == "unknown_hash"
+        bad = {**ABOUT, "namespace": namespace, "reason": "x"}
+        assert client.post("/v1/quarantine", json=bad).status_code == 200
+
+    def answer(path: str, *namespaces: str) -> Any:
+        return asks((READ, "GET", path, {}), READ, *namespaces).json()
+
     for namespaces, seen in [(("a",), "a"), (("a", "c"), "ac"), (("*",), "abc"), (("d",), "")]:
-        answer = asks(everything, READ, *namespaces).json()
-        assert sorted(tree["namespace"] for tree in answer["trees"]) == list(seen)
+        for path, field in (("trees", "trees"), ("quarantine", "parts")):
+            found = answer(f"/v1/{path}", *namespaces)[field]
+            assert sorted(one["namespace"] for one in found) == list(seen), path
+        assert answer("/v1/stats", *namespaces)["quarantined"] == len(seen)
+        misses = answer("/v1/misses", *namespaces)["groups"]
+        assert sum(one["misses"] for one in misses) == len(seen)
 
 
 def test_all_objects_are_listed_for_tokens_of_all_namespaces_only(asks: Asks) -> None:

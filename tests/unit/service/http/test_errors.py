@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from aotcache import __version__
 from aotcache.errors import AotcacheError, error_classes
+from aotcache.protocol.names import MAX_PARTS
 from aotcache.protocol.v1.trees import SORTS
 from aotcache_service.http.bodies import MAX_JSON
 from aotcache_service.http.context import Context
@@ -30,6 +31,7 @@ OUTCOME = {
     "generation": 1,
     "outcome": "loaded",
 }
+TOO_MANY = [f"rank_{rank}_0-d0" for rank in range(MAX_PARTS + 1)]
 MANIFEST = f"default/trees/vllm-aot/{HASH}/{PLATFORM.id}/shared/00000001.manifest"
 MARK = f"default/marks/deleted/vllm-aot/{HASH}/{PLATFORM.id}/shared/00000001"
 PACK = f"default/packs/aa/{'a' * 64}-{ID}"
@@ -89,6 +91,9 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("DELETE", f"/v1/trees/{HASH}?platform=x", None, 400, "invalid_name"),
     ("POST", "/v1/publish", {**OPEN, "publish_id": "x"}, 422, "usage"),
     ("POST", "/v1/publish", {**OPEN, "parts": ["x"]}, 422, "usage"),
+    ("POST", "/v1/publish", {**OPEN, "parts": TOO_MANY}, 400, "usage"),
+    ("POST", "/v1/lookup", {**LOOKUP, "parts": TOO_MANY}, 400, "usage"),
+    ("POST", "/v1/explain", {**LOOKUP, "parts": TOO_MANY}, 400, "usage"),
     ("POST", f"/v1/publish/{ID}/commit", {"manifests": ["x"]}, 422, "usage"),
     ("POST", f"/v1/publish/{ID}/commit", {"manifests": [MANIFEST]}, 410, "session_expired"),
     ("POST", "/v1/publish/x/commit", {"manifests": [MANIFEST]}, 400, "invalid_name"),
@@ -101,7 +106,11 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ),
     ("POST", "/v1/outcomes", {**OUTCOME, "outcome": "fine"}, 422, "usage"),
     ("POST", "/v1/outcomes", {**OUTCOME, "reason": "x" * 2001}, 422, "usage"),
+    ("POST", "/v1/outcomes", {**OUTCOME, "reason": "a\nWARNING forged"}, 422, "usage"),
+    ("POST", "/v1/outcomes", {**OUTCOME, "node": "n\x1b[31m"}, 422, "usage"),
     ("POST", "/v1/outcomes", {**OUTCOME, "generation": 0}, 422, "usage"),
+    ("POST", "/v1/explain", {**LOOKUP, "node": "n\u202e"}, 400, "usage"),
+    ("POST", "/v1/explain", {**LOOKUP, "hash_factors": {"a\r": ""}}, 400, "usage"),
     ("POST", "/v1/outcomes", OUTCOME, 404, "not_found"),
     ("GET", "/v1/objects?prefix=default", None, 400, "invalid_name"),
     ("GET", "/v1/objects?prefix=../", None, 400, "invalid_name"),

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 
 import httpx2
+import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
@@ -16,9 +17,10 @@ from aotcache.protocol.names import new_publish_id, pack_key
 from aotcache.storage import open_store
 from aotcache_service.http.context import UPLOADS, Context
 from aotcache_service.http.v1 import objects
+from aotcache_service.index.write import hide_generations
 from aotcache_service.settings import ServiceSettings
 from support.service import run_service
-from support.stored import key_of, make_manifest, manifest_bytes
+from support.stored import key_of, make_manifest, manifest_bytes, put_part
 
 BODY = bytes(range(256)) * 10
 
@@ -101,11 +103,44 @@ def test_list(client: TestClient) -> None:
 def test_manifest_must_be_about_its_key(client: TestClient) -> None:
     statement, locations = make_manifest()
     data = manifest_bytes(statement, locations)
-    elsewhere = key_of(statement).replace("00000001", "00000002")
+    elsewhere = key_of(statement).replace("shared", "rank_0_0-d0")
     refused = client.put(f"/v1/objects/{elsewhere}", content=data)
     assert (refused.status_code, refused.json()["code"]) == (400, "bad_manifest")
     assert client.put(f"/v1/objects/{key_of(statement)}", content=data).status_code == 204
     assert client.get(f"/v1/objects/{key_of(statement)}").content == data
+
+
+def test_generations_are_put_one_by_one(client: TestClient, context: Context) -> None:
+    """Who puts the last there can be would end the part for ever."""
+    for generation, status in ((99_999_999, 409), (2, 409), (1, 204)):
+        statement, locations = make_manifest(generation=generation)
+        data = manifest_bytes(statement, locations)
+        answer = client.put(f"/v1/objects/{key_of(statement)}", content=data)
+        assert answer.status_code == status, answer.text
+        assert status == 204 or answer.json()["code"] == "generation_taken"
+    # Also above what is deleted, and where the index is older than its storage.
+    with context.database.write() as db:
+        hide_generations(db, statement.tree, {"shared": 7})
+    put_part(context.store, generation=8)
+    for generation, code in ((9, "generation_taken"), (8, "object_exists"), (3, None)):
+        statement, locations = make_manifest(generation=generation)
+        data = manifest_bytes(statement, locations)
+        answer = client.put(f"/v1/objects/{key_of(statement)}", content=data)
+        assert (answer.json()["code"] if answer.content else None) == code
+
+
+def test_what_a_manifest_says_is_bounded(client: TestClient) -> None:
+    statement, locations = make_manifest()
+    for wrong in (
+        {"expected_parts": ("shared",) * 100_000},
+        {"hash_factors": {str(number): "x" * 4000 for number in range(1000)}},
+        {"notes": {"x": "x" * 10_000}},
+        {"publisher": "two\nlines"},
+    ):
+        data = manifest_bytes(msgspec.structs.replace(statement, **wrong), locations)
+        refused = client.put(f"/v1/objects/{key_of(statement)}", content=data)
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_manifest")
+    assert client.get("/v1/objects").json()["objects"] == []
 
 
 def test_length_is_required_and_bounded(client: TestClient) -> None:
