@@ -26,7 +26,15 @@ from aotcache.core.trust import (
     make_policy,
     parse_trusted_keys,
 )
-from aotcache.errors import AotcacheError, LocalError, ManifestError, PackError, TrustError
+from aotcache.errors import (
+    AotcacheError,
+    InvalidNameError,
+    LocalError,
+    ManifestError,
+    PackError,
+    RemoteError,
+    TrustError,
+)
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import (
@@ -37,10 +45,13 @@ from aotcache.protocol.manifest import (
     encode_manifest,
     encode_statement,
 )
+from aotcache.protocol.platform import Platform
 from aotcache.protocol.sections import MAX_SECTION, Sections, join_sections
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+from aotcache.protocol.v1.trees import TreeDetail
 from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore
+from aotcache.sync.carry import export_tree, exported, import_trees
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree
@@ -334,6 +345,108 @@ def test_the_service_withholds(scene: Scene) -> None:
     """Then the node compiles, as it would without any service."""
     lying = Lying(scene.site.index, lambda _: Miss(reason="unknown_hash", message="none"))
     assert isinstance(scene.pull(replace(scene.site, index=lying)), Miss)
+
+
+# A lying service, and whoever can write to what was exported
+
+
+def detail(scene: Scene, platform: Platform = H100) -> TreeDetail:
+    found = scene.site.index.tree(scene.tree.hash, platform=platform.for_any_cpu().id)
+    (one,) = found.trees
+    return one
+
+
+def lied(stored: TreeDetail, **about: Any) -> TreeDetail:
+    return replace(stored, tree=replace(stored.tree, **about))
+
+
+@pytest.mark.parametrize(
+    ("about", "kind"),
+    [
+        pytest.param({"platform_id": "../victim"}, RemoteError, id="a path out of it"),
+        pytest.param({"platform_id": "{absolute}"}, RemoteError, id="an absolute path"),
+        pytest.param({"platform": A100}, RemoteError, id="another platform"),
+        pytest.param({"layout": "../../x"}, InvalidNameError, id="a layout"),
+        pytest.param({"hash": "../../x"}, InvalidNameError, id="a hash"),
+    ],
+)
+def test_an_export_stays_in_its_directory(
+    scene: Scene, about: dict[str, Any], kind: type[AotcacheError]
+) -> None:
+    box = scene.folder / "outer/box"
+    absolute = str(scene.folder / "outer/victim")
+    told = {name: absolute if value == "{absolute}" else value for name, value in about.items()}
+    with pytest.raises(kind):
+        export_tree(scene.site, lied(detail(scene), **told), str(box))
+    assert not box.parent.exists()
+
+
+def test_an_export_is_not_of_another_platform(scene: Scene) -> None:
+    """The service gives the parts of one platform's tree as those of another's: what is imported is
+    what the manifests say, which the publisher signed."""
+    publish_tree(scene.publisher, small_tree(scene.folder / "a100", ranks=(0, 1), platform=A100))
+    here, other = detail(scene), detail(scene, A100)
+    box = str(scene.folder / "box")
+    export_tree(scene.site, replace(here, parts=other.parts), box)
+    importer = generate_key()
+    site = scene.here.site(trusting(PUBLISHER, importer), signer=importer)
+    (done,) = import_trees(site, "prod", exported(box))
+    assert done.tree.platform == here.tree.platform_id
+    # One that lies where the other would.
+    (platform,) = Path(box).iterdir()
+    platform.rename(platform.with_name(other.tree.platform_id))
+    with pytest.raises(TrustError, match="and lies under"):
+        list(import_trees(site, "team", exported(box)))
+    assert not scene.site.index.trees(namespace="team").trees
+
+
+def test_an_export_is_not_of_the_tree_for_any_cpu(scene: Scene) -> None:
+    """It may be used on this one, and is not what was to be exported."""
+    here = detail(scene)
+    stored = lied(here, platform=H100, platform_id=H100.id)
+    with pytest.raises(RemoteError, match="in place of the tree for platform"):
+        export_tree(scene.site, stored, str(scene.folder / "box"))
+    with pytest.raises(TrustError, match="and lies under"):
+        list(import_trees(scene.publisher, "team", exported(str(scene.folder / "box"))))
+
+
+@pytest.mark.parametrize("what", ["changed", "added", "executable", "record", "unsigned"])
+def test_an_export_is_changed_before_its_import(scene: Scene, what: str) -> None:
+    box = scene.folder / "box"
+    export_tree(scene.site, detail(scene), str(box))
+    ((_, tree),) = exported(str(box))
+    file = Path(tree.path) / "inductor_cache/ab/cabcdef.py"
+    site = scene.publisher
+    match what:
+        case "changed":
+            file.write_bytes(file.read_bytes()[:-1] + b"!")
+        case "added":
+            add(tree.path, "inductor_cache/ab/cevil.py", b"evil")
+        case "executable":
+            file.chmod(0o755)
+        case "record":
+            record(Path(tree.path), "rank_0_0-d0", platform=A100)
+        case "unsigned":
+            site = scene.here.site(trusting(STRANGER), signer=STRANGER)
+    if what == "record":  # nobody believes it
+        (done,) = import_trees(site, "prod", exported(str(box)))
+        assert done.tree.platform == H100.for_any_cpu().id
+        return
+    why = f"signed by {PUBLISHER.id}" if what == "unsigned" else "in no manifest that this machine"
+    with pytest.raises(TrustError, match=why):
+        list(import_trees(site, "prod", exported(str(box))))
+    assert not scene.site.index.trees(namespace="prod").trees
+
+
+def test_an_import_goes_on_in_a_second_namespace(scene: Scene) -> None:
+    """Beside the exporter's manifests lie the importer's then."""
+    box = str(scene.folder / "box")
+    export_tree(scene.site, detail(scene), box)
+    first, second = generate_key(), generate_key()
+    for key, namespace in ((first, "prod"), (second, "team")):
+        site = scene.here.site(trusting(PUBLISHER, key), signer=key)
+        (done,) = import_trees(site, namespace, exported(box))
+        assert done.tree.namespace == namespace
 
 
 # Another local user

@@ -280,6 +280,7 @@ def tree_folders(cache_root: str) -> list[str]:
 
 
 def tree_path(cache_root: str, layout: str, tree_hash: str) -> str:
-    """Where the tree of this hash lies, or would, under a cache root. Absolute."""
-    home = dict(_HOMES)[layout]
-    return os.path.join(os.path.abspath(cache_root), home, check_hash(layout, tree_hash))
+    """Where the tree of this hash lies, or would, under a cache root. Absolute. Raises
+    InvalidNameError."""
+    name = check_hash(layout, tree_hash)
+    return os.path.join(os.path.abspath(cache_root), dict(_HOMES)[layout], name)
