@@ -39,7 +39,12 @@ from aotcache.probe.trees import FoundTree
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import (
     EXECUTABLE,
+    PLAIN,
+    BlobPlace,
+    FileEntry,
+    Frame,
     Manifest,
+    PackPlace,
     Statement,
     decode_manifest,
     encode_manifest,
@@ -256,10 +261,47 @@ def test_places_ask_for_more_than_there_can_be(scene: Scene) -> None:
     scene.refused(ManifestError, "empty or too large")
 
 
-@pytest.mark.parametrize("limit", ["manifest_bytes", "files", "tree_bytes", "ratio", "range_bytes"])
+@pytest.fixture
+def unasked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No byte of a pack is asked for."""
+
+    def get_range(_store: ObjectStore, key: str, start: int, end: int) -> bytes:
+        raise AssertionError((key, start, end))
+
+    monkeypatch.setattr(type(scene.site.store), "get_range", get_range)
+
+
+LIMITS = ["manifest_bytes", "files", "tree_bytes", "ratio", "range_bytes", "prefix_bytes"]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.usefixtures("unasked")
 def test_what_is_over_the_nodes_limits(scene: Scene, limit: str) -> None:
     site = replace(scene.site, limits=Limits(**{limit: 0}))
     scene.refused(ManifestError, f"this node takes 0: .* raise AOTCACHE_MAX_{limit.upper()}", site)
+
+
+@pytest.mark.parametrize("serves", ["a file", "a prefix"])
+@pytest.mark.usefixtures("unasked")
+def test_a_blob_that_no_publisher_makes(scene: Scene, serves: str) -> None:
+    """Two files of the same 512 MiB, say, one of them urgent, would be joined in memory."""
+    good = scene.manifest()
+    size, digest = 512 << 20, "f" * 64
+    frames = tuple(Frame(1 << 20, 64 << 20) for _ in range(8))
+    packs = (*good.locations.packs, PackPlace(f"{'0' * 64}-{'0' * 32}", frames))
+    place = BlobPlace(len(packs) - 1, 0, size)
+    said, blobs = good.statement, good.locations.blobs
+    if serves == "a file":
+        more = tuple(FileEntry(f"inductor_cache/zz/{n}.py", size, PLAIN, digest) for n in (1, 2))
+        said = msgspec.structs.replace(said, files=(*said.files, *more))
+        at = len(said.digests()) - 1
+        places = {"blobs": (*blobs[:at], place, *blobs[at:])}
+    else:
+        places = {"blobs": (*blobs, place), "extra": (*good.locations.extra, digest)}
+    data = encode_statement(said)
+    locations = msgspec.structs.replace(good.locations, packs=packs, **places)
+    scene.replace(scene.key(), encode_manifest(data, locations, (PUBLISHER.sign(data),)))
+    scene.refused(ManifestError, f"has a file of {size} bytes")
 
 
 # A rewritten database
@@ -334,6 +376,12 @@ def test_the_service_answers_with_something_else(scene: Scene, field: str) -> No
         return replace(hit, parts=(replace(first, **{field: other}), *rest))
 
     scene.refused(AotcacheError, None, replace(scene.site, index=Lying(scene.site.index, lie)))
+
+
+@pytest.mark.usefixtures("unasked")
+def test_the_service_names_a_part_many_times(scene: Scene) -> None:
+    lying = Lying(scene.site.index, lambda hit: replace(hit, parts=hit.parts[-1:] * 1000))
+    scene.refused(RemoteError, "twice", replace(scene.site, index=lying))
 
 
 def test_the_service_names_another_namespace(scene: Scene) -> None:
