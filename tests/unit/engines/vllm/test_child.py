@@ -302,7 +302,6 @@ def test_outcomes_of_a_service_that_is_away_are_kept(
     assert has_kept(folder)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of 3.11")
 @pytest.mark.usefixtures("environment")
 def test_what_lies_in_the_engines_directory_is_not_imported(
     companion: Companion, tree: FoundTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
