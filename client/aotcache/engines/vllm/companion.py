@@ -115,14 +115,15 @@ def _being_busy() -> Iterator[None]:
 
 def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
     if isinstance(job, Tell):
-        from aotcache.core.leaks import masked
+        from aotcache.core.leaks import masked, masked_outcome
         from aotcache.local.outcomes import tell_outcomes
         from aotcache.probe.trees import tree_folders
         from aotcache.protocol.v1.explain import Explain
 
         def tell(said: Outcome | Explain) -> None:
-            if isinstance(said, Explain) and site.scanner is not None:
-                said = masked(said, site.scanner)
+            if site.scanner is not None:
+                mask = masked if isinstance(said, Explain) else masked_outcome
+                said = mask(said, site.scanner)
             site.index.tell(said)
 
         for folder in tree_folders(job.cache_root):
@@ -163,6 +164,7 @@ def _fetch(site: Site, job: Fetch) -> Iterator[Brought | Miss]:
             moved_bytes=one.moved_bytes,
             compile_seconds=one.compile_seconds,
             installed=one.installed,
+            unsigned=one.unsigned,
         )
 
 
