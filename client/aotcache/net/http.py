@@ -29,6 +29,7 @@ from aotcache.net.connections import Origin, Pool, origin
 from aotcache.net.tracing import trace_headers
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import REQUEST_ID
+from aotcache.protocol.text import printable
 
 if TYPE_CHECKING:
     from aotcache.protocol.v1.problem import Problem
@@ -46,6 +47,7 @@ _REPEATABLE = ("GET", "HEAD", "PUT")
 _BUSY = (502, 503, 504)
 _TOO_MANY = 429  # what is answered so was not done
 _MAX_TOKEN = 4096
+_MAX_MESSAGE = 4096  # characters
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What may stand in the path and query of a request as it is, beside letters and digits (RFC 3986).
 _PLAIN = "%/:?@!$&'()*+,;=[]"
@@ -91,11 +93,12 @@ class Answer(msgspec.Struct, frozen=True):
                 f"{self.method} {self.url} answered {self.status}{self._hint()}, not as an "
                 "aotcache service does: check the URL and what stands in front of the service"
             )
+        said = printable(problem.message[:_MAX_MESSAGE])
         # A code that this version does not know comes from a newer service.
         found = error_classes().get(problem.code, RemoteError)
         if self.status >= 500:
-            raise found(f"{problem.message} (request {self.request})")
-        raise found(problem.message)
+            raise found(f"{said} (request {self.request})")
+        raise found(said)
 
     def decode(self, kind: type[Reply]) -> Reply:
         try:

@@ -23,6 +23,7 @@ import msgspec
 
 from aotcache.engines.vllm.jobs import Answer, Brought, Compiled, Fetch, Tell, Wait
 from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableError, UsageError
+from aotcache.protocol.text import printable
 
 if TYPE_CHECKING:
     from aotcache.engines.vllm.turns import Turns
@@ -100,6 +101,9 @@ def main() -> None:
 
 
 def _say(answer: Answer) -> None:
+    """What the service says in it goes into the engine's log."""
+    why, error = printable(answer.why), printable(answer.error)
+    answer = msgspec.structs.replace(answer, why=why, error=error)
     sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
     sys.stdout.buffer.flush()
 
