@@ -90,7 +90,8 @@ def _stored(
 def import_(folder: str, as_json: bool, namespace: str, **site: Any) -> None:
     """Publish the trees of an `aotcache export`, signed with the key of this machine.
 
-    Only what is not stored yet is uploaded. Interrupted, the same command goes on.
+    Whoever signed what was exported has to be trusted here, as for a pull. Only what is not stored
+    yet is uploaded. Interrupted, the same command goes on.
     """
     trees = exported(folder)
     done: list[Published] = []
