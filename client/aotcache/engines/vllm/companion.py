@@ -125,10 +125,12 @@ def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
         from aotcache.protocol.v1.explain import Explain
 
         def tell(said: Outcome | Explain) -> None:
-            if site.scanner is not None:
-                mask = masked if isinstance(said, Explain) else masked_outcome
-                said = mask(said, site.scanner)
-            site.index.tell(said)
+            if site.scanner is None:
+                site.index.tell(said)
+            elif isinstance(said, Explain):
+                site.index.tell(masked(said, site.scanner))
+            else:
+                site.index.tell(masked_outcome(said, site.scanner))
 
         for folder in tree_folders(job.cache_root):
             tell_outcomes(folder, tell)
