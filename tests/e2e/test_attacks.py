@@ -486,6 +486,21 @@ def test_an_export_is_changed_before_its_import(scene: Scene, what: str) -> None
     assert not scene.site.index.trees(namespace="prod").trees
 
 
+def test_what_a_directory_remembers_of_its_files_is_not_believed(scene: Scene) -> None:
+    """The digests that an earlier import noted, of a file that has changed and does not look so."""
+    box = str(scene.folder / "box")
+    export_tree(scene.site, detail(scene), box)
+    list(import_trees(scene.publisher, "team", exported(box)))
+    ((_, tree),) = exported(box)
+    file = Path(tree.path) / "inductor_cache/ab/cabcdef.py"
+    times = file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(LocalError, match="changed while it was published"):
+        list(import_trees(scene.publisher, "prod", exported(box)))
+    assert not scene.site.index.trees(namespace="prod").trees
+
+
 def test_an_import_goes_on_in_a_second_namespace(scene: Scene) -> None:
     """Beside the exporter's manifests lie the importer's then."""
     box = str(scene.folder / "box")
