@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 URL = "AOTCACHE_URL"
 TOKEN = "AOTCACHE_TOKEN"  # noqa: S105 (the name of a variable)
@@ -36,9 +37,14 @@ def is_on(value: str | None) -> bool:
     return (value or "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
+# An author is no authorization.
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|PWD|AUTH(?!OR(?!I))|CREDENTIAL")
+
+
 def is_secret(name: str) -> bool:
-    """Whether the value of this variable, anybody's, is told to nobody."""
-    return any(word in name.upper() for word in ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL"))
+    """Whether the value of this variable, anybody's, is told to nobody. A shell's PWD and OLDPWD
+    are directories."""
+    return name not in ("PWD", "OLDPWD") and _SECRET.search(name.upper()) is not None
 
 
 def config_file(name: str) -> str:

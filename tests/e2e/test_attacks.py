@@ -26,21 +26,37 @@ from aotcache.core.trust import (
     make_policy,
     parse_trusted_keys,
 )
-from aotcache.errors import AotcacheError, LocalError, ManifestError, PackError, TrustError
+from aotcache.errors import (
+    AotcacheError,
+    InvalidNameError,
+    LocalError,
+    ManifestError,
+    PackError,
+    RemoteError,
+    TrustError,
+)
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import (
     EXECUTABLE,
+    PLAIN,
+    BlobPlace,
+    FileEntry,
+    Frame,
     Manifest,
+    PackPlace,
     Statement,
     decode_manifest,
     encode_manifest,
     encode_statement,
 )
+from aotcache.protocol.platform import Platform
 from aotcache.protocol.sections import MAX_SECTION, Sections, join_sections
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
+from aotcache.protocol.v1.trees import TreeDetail
 from aotcache.remote.index import Index
 from aotcache.storage import ObjectStore
+from aotcache.sync.carry import export_tree, exported, import_trees
 from aotcache.sync.pull import Pulled
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree
@@ -245,10 +261,47 @@ def test_places_ask_for_more_than_there_can_be(scene: Scene) -> None:
     scene.refused(ManifestError, "empty or too large")
 
 
-@pytest.mark.parametrize("limit", ["manifest_bytes", "files", "tree_bytes", "ratio", "range_bytes"])
+@pytest.fixture
+def unasked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No byte of a pack is asked for."""
+
+    def get_range(_store: ObjectStore, key: str, start: int, end: int) -> bytes:
+        raise AssertionError((key, start, end))
+
+    monkeypatch.setattr(type(scene.site.store), "get_range", get_range)
+
+
+LIMITS = ["manifest_bytes", "files", "tree_bytes", "ratio", "range_bytes", "prefix_bytes"]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.usefixtures("unasked")
 def test_what_is_over_the_nodes_limits(scene: Scene, limit: str) -> None:
     site = replace(scene.site, limits=Limits(**{limit: 0}))
     scene.refused(ManifestError, f"this node takes 0: .* raise AOTCACHE_MAX_{limit.upper()}", site)
+
+
+@pytest.mark.parametrize("serves", ["a file", "a prefix"])
+@pytest.mark.usefixtures("unasked")
+def test_a_blob_that_no_publisher_makes(scene: Scene, serves: str) -> None:
+    """Two files of the same 512 MiB, say, one of them urgent, would be joined in memory."""
+    good = scene.manifest()
+    size, digest = 512 << 20, "f" * 64
+    frames = tuple(Frame(1 << 20, 64 << 20) for _ in range(8))
+    packs = (*good.locations.packs, PackPlace(f"{'0' * 64}-{'0' * 32}", frames))
+    place = BlobPlace(len(packs) - 1, 0, size)
+    said, blobs = good.statement, good.locations.blobs
+    if serves == "a file":
+        more = tuple(FileEntry(f"inductor_cache/zz/{n}.py", size, PLAIN, digest) for n in (1, 2))
+        said = msgspec.structs.replace(said, files=(*said.files, *more))
+        at = len(said.digests()) - 1
+        places = {"blobs": (*blobs[:at], place, *blobs[at:])}
+    else:
+        places = {"blobs": (*blobs, place), "extra": (*good.locations.extra, digest)}
+    data = encode_statement(said)
+    locations = msgspec.structs.replace(good.locations, packs=packs, **places)
+    scene.replace(scene.key(), encode_manifest(data, locations, (PUBLISHER.sign(data),)))
+    scene.refused(ManifestError, f"has a file of {size} bytes")
 
 
 # A rewritten database
@@ -325,6 +378,12 @@ def test_the_service_answers_with_something_else(scene: Scene, field: str) -> No
     scene.refused(AotcacheError, None, replace(scene.site, index=Lying(scene.site.index, lie)))
 
 
+@pytest.mark.usefixtures("unasked")
+def test_the_service_names_a_part_many_times(scene: Scene) -> None:
+    lying = Lying(scene.site.index, lambda hit: replace(hit, parts=hit.parts[-1:] * 1000))
+    scene.refused(RemoteError, "twice", replace(scene.site, index=lying))
+
+
 def test_the_service_names_another_namespace(scene: Scene) -> None:
     lying = Lying(scene.site.index, lambda hit: replace(hit, namespace="team"))
     scene.refused(AotcacheError, None, replace(scene.site, index=lying))
@@ -334,6 +393,123 @@ def test_the_service_withholds(scene: Scene) -> None:
     """Then the node compiles, as it would without any service."""
     lying = Lying(scene.site.index, lambda _: Miss(reason="unknown_hash", message="none"))
     assert isinstance(scene.pull(replace(scene.site, index=lying)), Miss)
+
+
+# A lying service, and whoever can write to what was exported
+
+
+def detail(scene: Scene, platform: Platform = H100) -> TreeDetail:
+    found = scene.site.index.tree(scene.tree.hash, platform=platform.for_any_cpu().id)
+    (one,) = found.trees
+    return one
+
+
+def lied(stored: TreeDetail, **about: Any) -> TreeDetail:
+    return replace(stored, tree=replace(stored.tree, **about))
+
+
+@pytest.mark.parametrize(
+    ("about", "kind"),
+    [
+        pytest.param({"platform_id": "../victim"}, RemoteError, id="a path out of it"),
+        pytest.param({"platform_id": "{absolute}"}, RemoteError, id="an absolute path"),
+        pytest.param({"platform": A100}, RemoteError, id="another platform"),
+        pytest.param({"layout": "../../x"}, InvalidNameError, id="a layout"),
+        pytest.param({"hash": "../../x"}, InvalidNameError, id="a hash"),
+    ],
+)
+def test_an_export_stays_in_its_directory(
+    scene: Scene, about: dict[str, Any], kind: type[AotcacheError]
+) -> None:
+    box = scene.folder / "outer/box"
+    absolute = str(scene.folder / "outer/victim")
+    told = {name: absolute if value == "{absolute}" else value for name, value in about.items()}
+    with pytest.raises(kind):
+        export_tree(scene.site, lied(detail(scene), **told), str(box))
+    assert not box.parent.exists()
+
+
+def test_an_export_is_not_of_another_platform(scene: Scene) -> None:
+    """The service gives the parts of one platform's tree as those of another's: what is imported is
+    what the manifests say, which the publisher signed."""
+    publish_tree(scene.publisher, small_tree(scene.folder / "a100", ranks=(0, 1), platform=A100))
+    here, other = detail(scene), detail(scene, A100)
+    box = str(scene.folder / "box")
+    export_tree(scene.site, replace(here, parts=other.parts), box)
+    importer = generate_key()
+    site = scene.here.site(trusting(PUBLISHER, importer), signer=importer)
+    (done,) = import_trees(site, "prod", exported(box))
+    assert done.tree.platform == here.tree.platform_id
+    # One that lies where the other would.
+    (platform,) = Path(box).iterdir()
+    platform.rename(platform.with_name(other.tree.platform_id))
+    with pytest.raises(TrustError, match="and lies under"):
+        list(import_trees(site, "team", exported(box)))
+    assert not scene.site.index.trees(namespace="team").trees
+
+
+def test_an_export_is_not_of_the_tree_for_any_cpu(scene: Scene) -> None:
+    """It may be used on this one, and is not what was to be exported."""
+    here = detail(scene)
+    stored = lied(here, platform=H100, platform_id=H100.id)
+    with pytest.raises(RemoteError, match="in place of the tree for platform"):
+        export_tree(scene.site, stored, str(scene.folder / "box"))
+    with pytest.raises(TrustError, match="and lies under"):
+        list(import_trees(scene.publisher, "team", exported(str(scene.folder / "box"))))
+
+
+@pytest.mark.parametrize("what", ["changed", "added", "executable", "record", "unsigned"])
+def test_an_export_is_changed_before_its_import(scene: Scene, what: str) -> None:
+    box = scene.folder / "box"
+    export_tree(scene.site, detail(scene), str(box))
+    ((_, tree),) = exported(str(box))
+    file = Path(tree.path) / "inductor_cache/ab/cabcdef.py"
+    site = scene.publisher
+    match what:
+        case "changed":
+            file.write_bytes(file.read_bytes()[:-1] + b"!")
+        case "added":
+            add(tree.path, "inductor_cache/ab/cevil.py", b"evil")
+        case "executable":
+            file.chmod(0o755)
+        case "record":
+            record(Path(tree.path), "rank_0_0-d0", platform=A100)
+        case "unsigned":
+            site = scene.here.site(trusting(STRANGER), signer=STRANGER)
+    if what == "record":  # nobody believes it
+        (done,) = import_trees(site, "prod", exported(str(box)))
+        assert done.tree.platform == H100.for_any_cpu().id
+        return
+    why = f"signed by {PUBLISHER.id}" if what == "unsigned" else "in no manifest that this machine"
+    with pytest.raises(TrustError, match=why):
+        list(import_trees(site, "prod", exported(str(box))))
+    assert not scene.site.index.trees(namespace="prod").trees
+
+
+def test_what_a_directory_remembers_of_its_files_is_not_believed(scene: Scene) -> None:
+    """The digests that an earlier import noted, of a file that has changed and does not look so."""
+    box = str(scene.folder / "box")
+    export_tree(scene.site, detail(scene), box)
+    list(import_trees(scene.publisher, "team", exported(box)))
+    ((_, tree),) = exported(box)
+    file = Path(tree.path) / "inductor_cache/ab/cabcdef.py"
+    times = file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(LocalError, match="changed while it was published"):
+        list(import_trees(scene.publisher, "prod", exported(box)))
+    assert not scene.site.index.trees(namespace="prod").trees
+
+
+def test_an_import_goes_on_in_a_second_namespace(scene: Scene) -> None:
+    """Beside the exporter's manifests lie the importer's then."""
+    box = str(scene.folder / "box")
+    export_tree(scene.site, detail(scene), box)
+    first, second = generate_key(), generate_key()
+    for key, namespace in ((first, "prod"), (second, "team")):
+        site = scene.here.site(trusting(PUBLISHER, key), signer=key)
+        (done,) = import_trees(site, namespace, exported(box))
+        assert done.tree.namespace == namespace
 
 
 # Another local user

@@ -11,16 +11,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
 from aotcache.core.trust import generate_key
+from aotcache.engines.vllm.jobs import Answer, Wait
+from aotcache.local.python import our_python
+from aotcache.probe.trees import FoundTree
+from aotcache.protocol.v1.leases import FREE, GRANTED, HELD
 from support.s3 import S3Server
 from support.site import AOTCACHE, Service, aotcache, printed
 from support.small import small_tree
-from support.trees import H100
+from support.trees import H100, RECIPE
 
 # What a presigned URL holds beside its path.
 SIGNATURE = "X-Amz-Signature"
@@ -46,6 +51,32 @@ class Watched:
         self.said += [out, err]
         assert (process.returncode == 0) == ok, err[-3000:]
         return out
+
+    def page(self, client: httpx2.Client, method: str, path: str, **about: Any) -> None:
+        """What a browser is shown, and what it keeps."""
+        answer = client.request(method, path, **about)
+        self.said += [answer.text, str(answer.url), *answer.headers.values()]
+        assert answer.status_code == 200, (path, answer.text)
+
+    def wait_for_another(self, job: Wait) -> None:
+        """Two engines' companions: one may compile, and the other waits for that."""
+        env = {**os.environ, **self.env}
+        words = our_python("aotcache.engines.vllm.companion")
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with (
+            subprocess.Popen(words, env=env, **pipes) as first,
+            subprocess.Popen(words, env=env, **pipes) as second,
+        ):
+            for process, turns in ((first, [GRANTED]), (second, [HELD, FREE])):
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(msgspec.json.encode(job) + b"\n")
+                process.stdin.flush()
+                lines = [process.stdout.readline() for _ in turns]
+                self.look()
+                self.said += [line.decode() for line in lines]
+                assert [msgspec.json.decode(line, type=Answer).turn for line in lines] == turns
+            self.said += [text.decode() for one in (first, second) for text in one.communicate()]
 
     def look(self) -> None:
         """At the command lines of all processes, as every user can."""
@@ -78,9 +109,32 @@ def make_token(data: Path, *words: str) -> dict[str, str]:
     return found
 
 
+def operate(watched: Watched, service: Service, tree: FoundTree, token: str) -> None:
+    """What an operator does with a tree."""
+    box = str(service.data.parent / "box")
+    watched.run("export", tree.hash, "--to", box)
+    watched.run("import", box, "--namespace", "team")
+    for words in ("stats", "status", "misses", f"pin {tree.hash}", f"unpin {tree.hash}"):
+        watched.run(*words.split())
+    for words in ("gc --dry-run", "gc", "reconcile"):
+        watched.run(*words.split())
+    storage = ("--data-dir", str(service.data), "--storage-url", service.storage_url)
+    watched.run("reindex", *storage)
+    with httpx2.Client(base_url=service.url, follow_redirects=True) as browser:
+        refused = browser.post("/sign-in", data={"token": token[:-3] + "xyz"})
+        watched.said.append(refused.text)
+        assert "Admin token" in refused.text
+        watched.page(browser, "POST", "/sign-in", data={"token": token})
+        for path in ("/", "/trees", "/misses", "/audit"):
+            watched.page(browser, "GET", path)
+        assert "Admin token" not in watched.said[-1]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("transfer", ["presigned", "direct", "proxy"])
-def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -> None:
+@pytest.mark.parametrize(
+    ("transfer", "log"), [("presigned", "json"), ("direct", "text"), ("proxy", "json")]
+)
+def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str, log: str) -> None:
     storage_url = seaweedfs.fresh_url()
     data, key_file = tmp_path / "service", tmp_path / "signing.pem"
     token = make_token(data, "--scope", "admin", "--namespace", "*")["token"]
@@ -91,7 +145,8 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
     platform = tmp_path / "platform.json"
     platform.write_bytes(msgspec.json.encode(H100))
     tree = small_tree(tmp_path / "publisher", ranks=(0, 1))
-    with serving(data, storage_url, seaweedfs.env()) as service:
+    env = {**seaweedfs.env(), "AOTCACHE_LOG_FORMAT": log}
+    with serving(data, storage_url, env) as service:
         watched = Watched(
             {
                 **seaweedfs.env(),
@@ -113,6 +168,20 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
         watched.run("doctor")
         watched.run("token", "list", "--data-dir", str(data))
         watched.run("lookup", tree.hash, "--platform", str(platform))
+        watched.run("lookup", "1" * 64, "--platform", str(platform), "--explain", *root, ok=False)
+        operate(watched, service, tree, token)
+        watched.wait_for_another(
+            Wait(
+                cache_root=root[1],
+                namespace="default",
+                part="rank_0_0-d0",
+                platform=H100,
+                recipe=RECIPE,
+                hash="2" * 64,
+                seconds=1.0,
+                hold=True,
+            )
+        )
         program = (sys.executable, "-c", "pass")
         here = ("--platform", str(platform), *root)
         watched.run("exec", "--key", "k", "--no-publish", *here, "--", *program)
@@ -152,6 +221,7 @@ def test_no_secret_is_seen(seaweedfs: S3Server, tmp_path: Path, transfer: str) -
         assert "aotcache_requests_total" in watched.said[-1]
         time.sleep(0.1)
         watched.said.append(service.log.read_text())
+        assert (log == "json") == watched.said[-1].splitlines()[-1].startswith("{")
     own = Path(tree.path).parent / ".aotcache"
     watched.said += [
         path.read_bytes().decode("latin-1") for path in own.rglob("*") if path.is_file()

@@ -61,6 +61,9 @@ def test_from_staging_to_production(service: Service, staged: FoundTree, tmp_pat
         public = aotcache("key", "generate", env=there).stdout.strip()
         (tmp_path / "ops/keys").write_text(public + "\n")
         words = ("import", str(box), "--namespace", "prod")
+        refused = aotcache(*words, env=there, check=False)
+        assert (refused.returncode, "none of the 1 trusted keys" in refused.stderr) == (1, True)
+        (tmp_path / "ops/keys").write_text(f"{public}\n{STAGING.public_line()}\n")
         assert "published" in aotcache(*words, env=there).stdout
         again = printed(aotcache(*words, "--json", env=there))
         assert {part["status"] for one in again for part in one["parts"]} == {"already stored"}

@@ -14,6 +14,7 @@ import click
 
 from aotcache import __version__
 from aotcache.errors import AotcacheError, InvalidNameError, UsageError
+from aotcache.protocol.text import printable
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -116,9 +117,9 @@ def main() -> None:
     try:
         cli(prog_name="aotcache")
     except (UsageError, InvalidNameError) as error:
-        click.echo(f"aotcache: {error}", err=True)
+        click.echo(printable(f"aotcache: {error}"), err=True)
         sys.exit(2)
     except (AotcacheError, OSError) as error:
         # An OSError that comes here is of our own output: a full disk, a closed terminal.
-        click.echo(f"aotcache: {error}", err=True)
+        click.echo(printable(f"aotcache: {error}"), err=True)
         sys.exit(1)

@@ -23,6 +23,7 @@ from aotcache import settings
 from aotcache.cli import options, output
 from aotcache.cli.push import choose
 from aotcache.errors import AotcacheError, LocalError, NotFoundError
+from aotcache.local.python import our_python
 from aotcache.local.records import read_records
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree, scan_tree, tree_path
@@ -156,7 +157,7 @@ class _Bench:
         self.bytes["moved"] = pulled["moved_bytes"]
 
     def _aotcache(self, what: str, command: str, root: str) -> Any:
-        words = [sys.executable, "-m", "aotcache", command, self.tree.hash, "--cache-root", root]
+        words = our_python("aotcache", command, self.tree.hash, "--cache-root", root)
         words += ["--layout", self.tree.layout, "--platform", self.platform, "--json"]
         return json.loads(self._time(what, AOTCACHE, words))
 

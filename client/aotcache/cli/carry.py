@@ -53,10 +53,10 @@ def export(
             if isinstance(result, Pulled):
                 done.append(result)
                 if not as_json:
-                    click.echo(said(result))
+                    output.say(said(result))
             else:
                 missed = True
-                click.echo(f"miss ({result.reason}): {result.message}", err=True)
+                output.say(f"miss ({result.reason}): {result.message}", err=True)
     if as_json:
         output.print_json(done)
     if missed:
@@ -90,7 +90,8 @@ def _stored(
 def import_(folder: str, as_json: bool, namespace: str, **site: Any) -> None:
     """Publish the trees of an `aotcache export`, signed with the key of this machine.
 
-    Only what is not stored yet is uploaded. Interrupted, the same command goes on.
+    Whoever signed what was exported has to be trusted here, as for a pull. Only what is not stored
+    yet is uploaded. Interrupted, the same command goes on.
     """
     trees = exported(folder)
     done: list[Published] = []
@@ -99,7 +100,7 @@ def import_(folder: str, as_json: bool, namespace: str, **site: Any) -> None:
         for result in import_trees(place, namespace, trees):
             done.append(result)
             if not as_json:
-                click.echo(said_published(result))
-                output.say_left_out(result.left_out, click.echo)
+                output.say(said_published(result))
+                output.say_left_out(result.left_out, output.say)
     if as_json:
         output.print_json(done)

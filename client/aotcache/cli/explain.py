@@ -36,23 +36,23 @@ def say(found: Explanation, *, recorded: bool) -> None:
     """recorded: an engine record of the hash lies here."""
     near = found.nearest
     if near is None and recorded:
-        click.echo("  nothing of its engine and model is stored")
+        output.say("  nothing of its engine and model is stored")
         return
     if near is None:
-        click.echo(
+        output.say(
             "  no engine record of it lies here, so nothing says what it is near to: ask on a node "
             "that started with it, with its --cache-root"
         )
         return
-    click.echo(
+    output.say(
         f"  nearest: {near.layout}/{near.hash} (platform {near.platform[:8]}) of "
         f"{near.model or 'an unknown model'}, published by {near.publisher or 'somebody'} "
         f"{output.when(near.created)}"
     )
     for kind, field, stored, asked in _rows(near):
-        click.echo(f"    {kind} {field}: stored {stored!r}, here {asked!r}")
+        output.say(f"    {kind} {field}: stored {stored!r}, here {asked!r}")
     if not near.known:
-        click.echo("    platform and recipe only: what was hashed is not known of both")
+        output.say("    platform and recipe only: what was hashed is not known of both")
 
 
 def _rows(near: Nearest) -> list[tuple[str, str, str, str]]:
@@ -77,12 +77,12 @@ def misses(
         output.print_json(found)
         return
     if not found.groups:
-        click.echo("no node missed", err=True)
+        output.say("no node missed", err=True)
     for group in found.groups:
         nodes = "1 node misses" if group.nodes == 1 else f"{group.nodes} nodes miss"
-        click.echo(
+        output.say(
             f"{nodes} because of {group.cause} ({group.reason}; {group.misses} times, last "
             f"{output.when(group.last)}: {group.node}, {group.model or group.hash[:12]})"
         )
         for one in group.differences:
-            click.echo(f"  {one.field}: stored {one.stored!r}, there {one.asked!r}")
+            output.say(f"  {one.field}: stored {one.stored!r}, there {one.asked!r}")

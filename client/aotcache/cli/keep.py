@@ -65,7 +65,7 @@ def _set_pinned(
         output.print_json(done)
         return
     for tree in done.trees:
-        click.echo(f"{said} {tree}")
+        output.say(f"{said} {tree}")
 
 
 @click.command()
@@ -139,7 +139,7 @@ def reconcile(
         output.print_json(done)
     else:
         _say_reconciled(done)
-        click.echo(f"the index holds {done.trees} trees, {done.parts} parts")
+        output.say(f"the index holds {done.trees} trees, {done.parts} parts")
 
 
 def _ended(index: Index, asked: Collect) -> Collection:
@@ -158,8 +158,8 @@ def _say_reconciled(done: Reconciled) -> None:
     would = "would be " if done.dry_run else ""
     for what, keys in (("withdrawn", done.withdrawn), ("left as they are", done.skipped)):
         for key in keys:
-            click.echo(f"{would}{what}: {key}", err=True)
-    click.echo(
+            output.say(f"{would}{what}: {key}", err=True)
+    output.say(
         f"manifests: {done.added} {would}added, {len(done.withdrawn)} {would}withdrawn, "
         f"{done.removed} {would}removed, {len(done.skipped)} that cannot be read or lack a pack; "
         f"{done.marked} lost marks {would}put again"
@@ -170,14 +170,14 @@ def _say(done: Collected) -> None:
     _say_reconciled(done.reconciled)
     would = "would be " if done.dry_run else ""
     for tree in done.trees:
-        click.echo(
+        output.say(
             f"{would}deleted: {tree.namespace}/{tree.layout}/{tree.hash} (platform "
             f"{tree.platform[:8]}, last used {output.when(tree.used)}): {tree.reason}"
         )
     more = done.deleted_trees - len(done.trees)
     if more > 0:
-        click.echo(f"… and {more} more")
-    click.echo(
+        output.say(f"… and {more} more")
+    output.say(
         f"{done.deleted_trees} trees {would}deleted; {done.condemned_packs} packs "
         f"({output.size(done.condemned_bytes)}) {would}condemned, {done.deleted_packs} "
         f"({output.size(done.deleted_bytes)}) {would}deleted, {done.rewritten_packs} "
@@ -185,4 +185,4 @@ def _say(done: Collected) -> None:
         f"{output.size(done.kept_bytes)} are referred to"
     )
     for warning in done.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        output.say(f"warning: {warning}", err=True)

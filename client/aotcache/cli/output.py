@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from aotcache.protocol.text import printable
+
 if TYPE_CHECKING:
     from aotcache.sync.progress import Progress
 
 
 def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """A line; names from elsewhere in it are text, and no commands to a terminal."""
+    click.echo(printable(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -31,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 200
     Console(width=width).print(table)
 

@@ -108,9 +108,9 @@ def _print_results(results: list[Pulled | Miss], *, one: bool, as_json: bool) ->
         return
     for result in results:
         if isinstance(result, Miss):
-            click.echo(f"miss ({result.reason}): {result.message}", err=True)
+            output.say(f"miss ({result.reason}): {result.message}", err=True)
         else:
-            click.echo(said(result))
+            output.say(said(result))
 
 
 def said(result: Pulled) -> str:

@@ -108,12 +108,12 @@ def push(
         output.print_json(report)
     else:
         for path in nothing:
-            click.echo(f"nothing to publish of {path}", err=True)
+            output.say(f"nothing to publish of {path}", err=True)
         for result in published:
-            click.echo(said_published(result))
-            output.say_left_out(result.left_out, click.echo)
+            output.say(said_published(result))
+            output.say_left_out(result.left_out, output.say)
         for what, why in failed.items():
-            click.echo(f"not published: {what}: {why}", err=True)
+            output.say(f"not published: {what}: {why}", err=True)
     if failed:
         raise SystemExit(1)
 

@@ -30,12 +30,12 @@ def list_quarantined(
         return
     for part in found.parts:
         since = datetime.fromtimestamp(part.since, timezone.utc).strftime("%Y-%m-%d %H:%M")
-        click.echo(
+        output.say(
             f"{since}  {part.namespace}/{part.layout}/{part.hash} {part.part} "
             f"(platform {part.platform[:8]}): {part.reason}"
         )
     if not found.parts:
-        click.echo("nothing is quarantined", err=True)
+        output.say("nothing is quarantined", err=True)
 
 
 @quarantine.command()
@@ -83,7 +83,7 @@ def add(
         output.print_json(done)
         return
     for one in done:
-        click.echo(f"not served any more: {one.namespace}/{one.layout}/{one.hash} {one.part}")
+        output.say(f"not served any more: {one.namespace}/{one.layout}/{one.hash} {one.part}")
 
 
 @quarantine.command()
@@ -120,4 +120,4 @@ def release(
         output.print_json(released)
         return
     for one in released:
-        click.echo(f"served again: {one.namespace}/{one.layout}/{one.hash} {one.part}")
+        output.say(f"served again: {one.namespace}/{one.layout}/{one.hash} {one.part}")

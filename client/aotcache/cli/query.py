@@ -57,23 +57,23 @@ def lookup(
     if as_json:
         output.print_json(found or answer)
     elif isinstance(answer, Miss):
-        click.echo(f"miss ({answer.reason}): {answer.message}")
+        output.say(f"miss ({answer.reason}): {answer.message}")
         for difference in answer.differences:
-            click.echo(
+            output.say(
                 f"  {difference.field}: stored {difference.stored!r}, asked for "
                 f"{difference.asked!r}"
             )
         if found is not None:
             say(found, recorded=recorded)
     else:
-        click.echo(f"hit: {answer.layout}/{answer.hash} for platform {answer.platform}")
+        output.say(f"hit: {answer.layout}/{answer.hash} for platform {answer.platform}")
         for part in answer.parts:
-            click.echo(
+            output.say(
                 f"  {part.part}: generation {part.generation}, {part.files} files, "
                 f"{output.size(part.raw_bytes)} ({output.size(part.stored_bytes)} stored)"
             )
         for name in answer.missing:
-            click.echo(f"  {name}: not stored yet")
+            output.say(f"  {name}: not stored yet")
     if isinstance(answer, Miss):
         raise SystemExit(MISS)
 
@@ -170,7 +170,7 @@ def ls(
     )
     output.print_table(columns, rows)
     if cursor:
-        click.echo(f"the first {len(trees)}; --limit 0 lists all", err=True)
+        output.say(f"the first {len(trees)}; --limit 0 lists all", err=True)
 
 
 def _flags(tree: TreeSummary) -> str:
@@ -199,12 +199,12 @@ def show(
     for detail in found.trees:
         _show(detail)
     if any(detail.tree.quarantined for detail in found.trees):
-        click.echo("  `aotcache quarantine list` says why", err=True)
+        output.say("  `aotcache quarantine list` says why", err=True)
 
 
 def _show(detail: TreeDetail) -> None:
     tree = detail.tree
-    click.echo(f"{tree.namespace}/{tree.layout}/{tree.hash} {_flags(tree)}".rstrip())
+    output.say(f"{tree.namespace}/{tree.layout}/{tree.hash} {_flags(tree)}".rstrip())
     rows = [
         ("platform", tree.platform_id),
         *((f"  {name}", value) for name, value in _fields(tree.platform) if value),
@@ -219,7 +219,7 @@ def _show(detail: TreeDetail) -> None:
         *((f"missing {name}", "not stored yet") for name in tree.missing),
     ]
     for name, value in rows:
-        click.echo(f"  {name:<22} {value}")
+        output.say(f"  {name:<22} {value}")
     columns = ("part", "generation", "files", "size", "stored", "signed by")
     output.print_table(
         columns,
@@ -283,4 +283,4 @@ def rm(
         output.print_json(deleted)
     else:
         for tree in deleted.trees:
-            click.echo(f"deleted {tree}")
+            output.say(f"deleted {tree}")

@@ -93,4 +93,4 @@ def status(
         output.print_json(said)
         return
     for name, value in said.items():
-        click.echo(f"{name}: {value}")
+        output.say(f"{name}: {value}")

@@ -1,8 +1,8 @@
 """Leaks: secrets in what is about to be published.
 
 A `model` can hold values of the environment and the model's source. What is looked for: the values
-of variables whose names sound like secrets, and tokens of known form. Nothing else is found: this
-is a net under the publisher, not a proof.
+of variables whose names sound like secrets, passwords in URLs, and tokens of known form. Nothing
+else is found: this is a net under the publisher, not a proof.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -21,6 +22,7 @@ from aotcache.settings import is_secret
 
 if TYPE_CHECKING:
     from aotcache.protocol.v1.explain import Explain
+    from aotcache.protocol.v1.outcomes import Outcome
 
 _SHORTEST = 8  # a shorter value is found by chance
 _MOST = 4096  # characters of a longer one that are looked for
@@ -37,15 +39,23 @@ _FORMS: dict[bytes, tuple[str, bytes]] = {
     b"AIza": ("a Google API key", rb"AIza[A-Za-z0-9_-]{35}"),
     b"ghp_": ("a GitHub token", rb"ghp_[A-Za-z0-9]{36}"),
     b"ghs_": ("a GitHub token", rb"ghs_[A-Za-z0-9]{36}"),
+    b"gho_": ("a GitHub token", rb"gho_[A-Za-z0-9]{36}"),
+    b"ghu_": ("a GitHub token", rb"ghu_[A-Za-z0-9]{36}"),
+    b"ghr_": ("a GitHub token", rb"ghr_[A-Za-z0-9]{36}"),
     b"github_pat_": ("a GitHub token", rb"github_pat_[A-Za-z0-9_]{60,}"),
     b"glpat-": ("a GitLab token", rb"glpat-[A-Za-z0-9_-]{20,}"),
     b"nvapi-": ("an NVIDIA API key", rb"nvapi-[A-Za-z0-9_-]{60,}"),
     b"sk-": ("an API key", rb"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{32,}"),
     b"xoxb-": ("a Slack token", rb"xoxb-[0-9]{10,}-[A-Za-z0-9-]{20,}"),
     b"-----BEGIN ": ("a private key", rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
+    # Its second part, the end of the first before it: that may be long, and begins much else.
+    b".eyJ": ("a JSON web token", rb"(?<=[A-Za-z0-9_-]{16})\.eyJ[A-Za-z0-9_-]{8}"),
     b"aotc_": ("a token of aotcache", rb"aotc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"),
 }
 _LONGEST = 96  # bytes by which each of these forms is known
+
+# `scheme://user:password@host`
+_PASSWORD = re.compile(r"://[^\s/?#:@]*:([^\s/?#]+)@")
 
 
 class Leak(NamedTuple):
@@ -67,9 +77,10 @@ class Scanner:
 
         values = {
             form: name
-            for name, value in environ.items()
-            if is_secret(name) and _stands_out(value.strip())
-            for form in _written(value.strip())
+            for name, text in environ.items()
+            for value in _secrets(name, text.strip())
+            if _stands_out(value)
+            for form in _written(value)
         }
         forms = {
             **{re.escape(value): f"the value of {name}" for value, name in values.items()},
@@ -103,6 +114,23 @@ def masked(said: Explain, scanner: Scanner) -> Explain:
         for name, value in said.hash_factors.items()
     }
     return replace(said, recipe=recipe, hash_factors=factors)
+
+
+def masked_outcome(said: Outcome, scanner: Scanner) -> Outcome:
+    """Its reason up to where a secret begins: what an engine says may quote its configuration."""
+    reason = os.fsencode(said.reason)
+    found = scanner.find(reason)
+    if found is None:
+        return said
+    return replace(said, reason=f"{os.fsdecode(reason[: found.at])}(a secret)"[:2000])
+
+
+def _secrets(name: str, value: str) -> set[str]:
+    """What nobody may know of a variable: all of it, or the passwords of its URLs."""
+    found = {value} if is_secret(name) else set()
+    for password in _PASSWORD.findall(value):
+        found |= {password, unquote(password)}
+    return found
 
 
 def _stands_out(value: str) -> bool:

@@ -5,7 +5,7 @@ The format has bounds of its own (docs/format.md), which nothing raises; these a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -18,18 +18,23 @@ FILES = "AOTCACHE_MAX_FILES"
 TREE_BYTES = "AOTCACHE_MAX_TREE_BYTES"
 RATIO = "AOTCACHE_MAX_RATIO"
 RANGE_BYTES = "AOTCACHE_MAX_RANGE_BYTES"
+PREFIX_BYTES = "AOTCACHE_MAX_PREFIX_BYTES"
+
+MAX_BLOB = 96 << 20  # bytes of a blob before compression: no publisher makes a larger one
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one part. tree_bytes: of all its files. ratio: bytes of its frames after decompression by
-    those before; a rank's `model` that is stored against another's reaches two thousand.
-    range_bytes: that one frame takes as stored, and so one request."""
+    """Of one part, but for the last. tree_bytes: of all its files. ratio: bytes of its frames after
+    decompression by those before; a rank's `model` that is stored against another's reaches two
+    thousand. range_bytes: that one frame takes as stored, and so one request. prefix_bytes: of all
+    blobs that the frames of one pull are compressed against, as all may be in memory at once."""
 
     manifest_bytes: int = MAX_MANIFEST
     files: int = MAX_FILES
     tree_bytes: int = 64 << 30
     ratio: int = 20_000
     range_bytes: int = 2 * MAX_FRAME
+    prefix_bytes: int = 1 << 30
 
     def check_size(self, data: bytes, what: str) -> None:
         """Before a manifest is read. Raises ManifestError."""
@@ -46,6 +51,27 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         _check(ratio, self.ratio, "times its stored bytes", RATIO, what)
         largest = max((frame.stored for frame in frames), default=0)
         _check(largest, self.range_bytes, "bytes in a frame", RANGE_BYTES, what)
+        blob = max((place.size for place in manifest.locations.blobs), default=0)
+        if blob > MAX_BLOB:
+            raise ManifestError(
+                f"{what} has a file of {blob} bytes, and {MAX_BLOB} is the most that any publisher "
+                "stores: it was left alone; find out who wrote it"
+            )
+
+    def check_prefixes(self, manifests: Iterable[Manifest], what: str) -> None:
+        """Before anything that these list is fetched. Raises ManifestError."""
+        sizes: dict[str, int] = {}
+        for manifest in manifests:
+            places = manifest.locations
+            needed = {frame.prefix for pack in places.packs for frame in pack.frames}
+            digests = [*manifest.statement.digests(), *places.extra]
+            sizes |= {
+                digest: place.size
+                for digest, place in zip(digests, places.blobs, strict=True)
+                if digest in needed
+            }
+        found = sum(sizes.values())
+        _check(found, self.prefix_bytes, "bytes to read others against", PREFIX_BYTES, what)
 
 
 def _check(found: int, most: int, unit: str, setting: str, what: str) -> None:
@@ -64,6 +90,7 @@ def limits_of(environ: Mapping[str, str]) -> Limits:
         "tree_bytes": TREE_BYTES,
         "ratio": RATIO,
         "range_bytes": RANGE_BYTES,
+        "prefix_bytes": PREFIX_BYTES,
     }
     found: dict[str, int] = {}
     for field, variable in named.items():

@@ -21,10 +21,9 @@ from aotcache.protocol.compression import zstd
 from aotcache.protocol.manifest import Frame, PackPlace
 
 PACK_STORED = 32 << 20  # a pack is closed when it has this many bytes
-# The service takes objects of 128 MiB. A blob lies in one pack, behind less than a frame of others
-# at the least, and zstd makes what does not compress a little longer.
+# The service takes objects of 128 MiB. A blob, of MAX_BLOB at most, lies in one pack, behind less
+# than a frame of others at the least, and zstd makes what does not compress a little longer.
 PACK_LIMIT = 127 << 20
-MAX_BLOB = 96 << 20  # bytes of a blob before compression
 # Bytes of a frame that are decompressed at a time: few enough to stay in the processor's cache
 # until they are hashed and written, and enough for threads not to wait for each other all the time.
 PIECE = 512 << 10

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import json
+import threading
 from collections.abc import Iterator
 from posixpath import basename, dirname
 from typing import Any
@@ -25,7 +26,10 @@ from aotcache.protocol.manifest import BY_DIRECTORY, BY_TREE, NOT_RELOCATED
 from aotcache.protocol.paths import check_path
 
 MARKS = {BY_DIRECTORY: b"<<aotcache:dir>>", BY_TREE: b"<<aotcache:tree>>"}
-MAX_RELOCATED = 16 << 20
+# Bytes of a file that is relocated, with paths or marks in it. vLLM's has 250 for each piece of a
+# graph and each size that it is compiled for. To parse a megabyte can take 700 of memory.
+MAX_RELOCATED = 1 << 20
+_PARSING = threading.Lock()  # one at a time, for the memory it takes
 
 
 def kind_of(path: str) -> str:
@@ -45,7 +49,7 @@ def make_free(content: bytes, path: str, tree_name: str) -> tuple[str, bytes]:
     kind = kind_of(path)
     if kind == NOT_RELOCATED:
         return NOT_RELOCATED, content
-    _check_size(content, path)
+    _check_size(len(content), path)
     mark = MARKS[kind]
     if mark in content:
         raise RelocationError(f"{path}: holds the mark {mark.decode()} already")
@@ -66,12 +70,13 @@ def put_back(free: bytes, path: str, kind: str, tree_path: str, *, checked: bool
     """
     if kind == NOT_RELOCATED:
         return free
+    mark, place = MARKS[kind], _place(path, kind, tree_path)
+    encoded = _encode(place, kind)
+    # Before memory is taken for it: a path is longer than a mark.
+    _check_size(len(free) + free.count(mark) * max(0, len(encoded) - len(mark)), path)
     if not checked:
-        _check_size(free, path)
         _check_free(free, path, kind)
-    folder = dirname(path)
-    place = f"{tree_path}/{folder}" if kind == BY_DIRECTORY and folder else tree_path
-    content = free.replace(MARKS[kind], _encode(place, kind))
+    content = free.replace(mark, encoded)
     # What counts is what will be followed: a mark that was written with escapes is not replaced.
     for value in () if checked else _followed(content, path, kind):
         if not value.startswith(f"{place}/"):
@@ -79,10 +84,23 @@ def put_back(free: bytes, path: str, kind: str, tree_path: str, *, checked: bool
     return content
 
 
-def _check_size(content: bytes, path: str) -> None:
-    if len(content) > MAX_RELOCATED:
+def most_bytes(size: int, path: str, kind: str, tree_path: str) -> int:
+    """That a file of `size` location-free bytes can have once it is put back."""
+    if kind == NOT_RELOCATED:
+        return size
+    encoded = _encode(_place(path, kind, tree_path), kind)
+    return min(MAX_RELOCATED, size + size // len(MARKS[kind]) * len(encoded))
+
+
+def _place(path: str, kind: str, tree_path: str) -> str:
+    folder = dirname(path)
+    return f"{tree_path}/{folder}" if kind == BY_DIRECTORY and folder else tree_path
+
+
+def _check_size(size: int, path: str) -> None:
+    if size > MAX_RELOCATED:
         raise RelocationError(
-            f"{path}: {len(content)} bytes, at most {MAX_RELOCATED} are relocated"
+            f"{path}: {size} bytes with its paths in it, at most {MAX_RELOCATED} are relocated"
         )
 
 
@@ -132,7 +150,9 @@ def _followed(content: bytes, path: str, kind: str) -> Iterator[str]:
         if kind == BY_DIRECTORY:
             yield from _child_paths(json.loads(content))
         else:
-            yield from _handles(ast.parse(content.decode(), mode="eval"))
+            with _PARSING:
+                found = list(_handles(ast.parse(content.decode(), mode="eval")))
+            yield from found
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise RelocationError(f"{path}: cannot be read: {error}") from error
 

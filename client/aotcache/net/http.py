@@ -30,6 +30,7 @@ from aotcache.net.connections import Origin, Pool, origin
 from aotcache.net.tracing import trace_headers
 from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.names import REQUEST_ID
+from aotcache.protocol.text import printable
 
 if TYPE_CHECKING:
     from aotcache.protocol.v1.problem import Problem
@@ -49,6 +50,7 @@ _TOO_MANY = 429  # what is answered so was not done
 # Never as long as a server likes: a start that waits is worse off than a compile.
 _LONGEST = 2.0
 _MAX_TOKEN = 4096
+_MAX_MESSAGE = 4096  # characters
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What may stand in the path and query of a request as it is, beside letters and digits (RFC 3986).
 _PLAIN = "%/:?@!$&'()*+,;=[]"
@@ -94,17 +96,18 @@ class Answer(msgspec.Struct, frozen=True):
                 f"{self.method} {self.url} answered {self.status}{self._hint()}, not as an "
                 "aotcache service does: check the URL and what stands in front of the service"
             )
+        said = printable(problem.message[:_MAX_MESSAGE])
         if self.status == 404 and problem.code == RemoteError.code:
             # Services of before the code `version` said no more of a path that they did not know.
             raise VersionError(
-                f"{problem.message} If it is, the service is older than this client, aotcache "
+                f"{said} If it is, the service is older than this client, aotcache "
                 f"{__version__}: upgrade the service"
             )
         # A code that this version does not know comes from a newer service.
         found = error_classes().get(problem.code, RemoteError)
         if self.status >= 500:
-            raise found(f"{problem.message} (request {self.request})")
-        raise found(problem.message)
+            raise found(f"{said} (request {self.request})")
+        raise found(said)
 
     def decode(self, kind: type[Reply]) -> Reply:
         try:

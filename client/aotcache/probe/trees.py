@@ -14,6 +14,7 @@ import msgspec
 from aotcache.errors import InvalidNameError, LocalError
 from aotcache.probe.layouts import classify_entered, never
 from aotcache.protocol.names import INDUCTOR, VLLM_AOT, VLLM_JIT, check_hash
+from aotcache.protocol.text import printable
 
 # Where each layout's trees lie under a cache root.
 _HOMES = (
@@ -144,7 +145,7 @@ def scan_tree(layout: str, path: str) -> TreeScan:
                     f"cannot read the {layout} tree {path}: {error.strerror}"
                 ) from error
             if not isinstance(error, FileNotFoundError):
-                left_out.append(LeftOut(_printable(parent), f"cannot be read: {error.strerror}"))
+                left_out.append(LeftOut(printable(parent), f"cannot be read: {error.strerror}"))
             continue
         for entry in listed:
             if never(entry.name):
@@ -163,7 +164,7 @@ def scan_tree(layout: str, path: str) -> TreeScan:
             if isinstance(file, ScannedFile):
                 files.append(file)
             else:
-                left_out.append(LeftOut(_printable(relative), file))
+                left_out.append(LeftOut(printable(relative), file))
     files.sort(key=lambda file: file.path)
     left_out.sort(key=lambda item: item.path)
     return TreeScan(
@@ -194,11 +195,6 @@ def _look_at(layout: str, relative: str, entry: os.DirEntry[str]) -> ScannedFile
         status.st_mtime_ns,
         status.st_ino,
     )
-
-
-def _printable(path: str) -> str:
-    """A name is whatever its writer chose; in a log it must not move the cursor."""
-    return path if path.isprintable() else ascii(path)[1:-1]
 
 
 def locks_held(path: str) -> list[str]:
@@ -280,6 +276,7 @@ def tree_folders(cache_root: str) -> list[str]:
 
 
 def tree_path(cache_root: str, layout: str, tree_hash: str) -> str:
-    """Where the tree of this hash lies, or would, under a cache root. Absolute."""
-    home = dict(_HOMES)[layout]
-    return os.path.join(os.path.abspath(cache_root), home, check_hash(layout, tree_hash))
+    """Where the tree of this hash lies, or would, under a cache root. Absolute. Raises
+    InvalidNameError."""
+    name = check_hash(layout, tree_hash)
+    return os.path.join(os.path.abspath(cache_root), dict(_HOMES)[layout], name)

@@ -10,7 +10,7 @@ from itertools import chain
 from blake3 import blake3
 
 from aotcache.core.framing import FRAME_RAW, digest_of, in_pieces
-from aotcache.core.pack import MAX_BLOB
+from aotcache.core.limits import MAX_BLOB
 from aotcache.core.relocation import kind_of, make_free
 from aotcache.errors import NotSettledError, RelocationError
 from aotcache.local.journal import Described, read_memo, write_memo

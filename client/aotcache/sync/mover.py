@@ -12,6 +12,7 @@ from contextlib import suppress
 from posixpath import basename
 
 from aotcache.core.places import Places
+from aotcache.core.relocation import most_bytes
 from aotcache.errors import FormatError, LocalError
 from aotcache.local.install import install
 from aotcache.local.staging import Staging, discard
@@ -74,10 +75,11 @@ class Mover:
         self.written = sum(entry.size for entry in self._entries)
         make_directories(os.path.dirname(tree_path))
         free = shutil.disk_usage(os.path.dirname(tree_path)).free
-        if free < self.written:
+        needed = sum(most_bytes(e.size, e.path, e.relocate, tree_path) for e in self._entries)
+        if free < needed:
             raise LocalError(
-                f"{tree_path} needs {self.written} bytes and its disk has {free}: nothing was "
-                "written; free some space"
+                f"{tree_path} needs {needed} bytes and its disk has {free}: nothing was written; "
+                "free some space"
             )
         fetcher = Fetcher(
             self._site.store,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from aotcache.errors import TrustError
 from aotcache.local.journal import Described
-from aotcache.probe.trees import LeftOut, ScannedFile
+from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
 from aotcache.protocol.manifest import EXECUTABLE, PLAIN, FileEntry, Manifest, Statement
 from aotcache.protocol.names import TreeKey, manifest_key
 from aotcache.protocol.v1.publish import PartState
@@ -53,6 +54,22 @@ def plan_part(
         left_out=tuple(left_out),
         previous=previous,
     )
+
+
+def check_listed(
+    tree: FoundTree,
+    files: Iterable[ScannedFile],
+    described: Mapping[str, Described],
+    listed: Set[FileEntry],
+) -> None:
+    """Raises TrustError for a file that is described and not listed, as it is."""
+    for file in files:
+        known = described.get(file.path)
+        if known is not None and _entry(file, known) not in listed:
+            raise TrustError(
+                f"{tree.path}/{file.path} is in no manifest that this machine trusts, or was "
+                "changed: nothing of the tree was published; find out who wrote it"
+            )
 
 
 def _without_collisions(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -38,7 +38,7 @@ from aotcache.sync.announce import Written, put_manifest, statement_of, write
 from aotcache.sync.describe import describe
 from aotcache.sync.identity import Identity
 from aotcache.sync.neighbours import Neighbours
-from aotcache.sync.plan import PartPlan, plan_part
+from aotcache.sync.plan import PartPlan, check_listed, plan_part
 from aotcache.sync.published import ALREADY_STORED, PUBLISHED, Published, PublishedPart
 from aotcache.sync.session import PublishSession
 from aotcache.sync.site import Site
@@ -63,12 +63,14 @@ def publish(
     identity: Identity,
     folders: Sequence[str],
     complete: Sequence[str] = (),
+    listed: Set[FileEntry] | None = None,
 ) -> Published:
     """Publish the parts of a tree that lie in `folders` (`shared`, `rank_0_0`), which are complete.
 
     complete: all directories that are. Those of them that this node has never published or pulled
     under the tree's platform are published too: a tree that grows its first C++ is from then on for
-    one CPU, and a node looks for all of it under one platform.
+    one CPU, and a node looks for all of it under one platform. listed: what the files have to be;
+    None: whatever they are.
 
     First good wins: a file that the newest generation names already stays what it is. Raises
     UsageError where parts have to be signed and there is no key, NotSettledError when a file
@@ -82,7 +84,7 @@ def publish(
         )
     about = {"layout": tree.layout, "hash": tree.hash, "namespace": namespace}
     with span("aotcache.publish", **about), TreeState(tree.path).locked():
-        return _Publish(site, namespace, tree, scan, identity, folders, complete).run()
+        return _Publish(site, namespace, tree, scan, identity, folders, complete, listed).run()
 
 
 class _Publish:
@@ -95,6 +97,7 @@ class _Publish:
         identity: Identity,
         folders: Sequence[str],
         complete: Sequence[str],
+        listed: Set[FileEntry] | None,
     ) -> None:
         self.begin = time.monotonic()
         self.site = site
@@ -113,6 +116,8 @@ class _Publish:
         moved = {name for name in complete if identity.parts[name] not in known}
         files = [file for file in scan.files if file.part_dir in moved.union(folders)]
         self.described, refused = describe(tree, files)
+        if listed is not None:
+            check_listed(tree, files, self.described, listed)
         self.left_out = dict.fromkeys([*scan.left_out, *refused])
         self.files: dict[str, list[ScannedFile]] = defaultdict(list)
         for file in files:

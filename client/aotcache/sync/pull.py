@@ -176,6 +176,11 @@ def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:
             f"{', '.join(sorted(left)) or 'any part'} lies: run `aotcache reindex` there"
         )
     chosen = [part for part in hit.parts if not lookup.parts or part.part in lookup.parts]
+    if len({part.part for part in chosen}) < len(chosen):
+        raise RemoteError(
+            f"the service names a part of {hit.layout}/{hit.hash[:12]} twice: nothing was "
+            "installed; run `aotcache reindex` there"
+        )
     for directory, names in several_devices(part.part for part in chosen).items():
         raise UsageError(
             f"{hit.layout}/{hit.hash[:12]} holds {directory} compiled for several devices "
@@ -207,6 +212,7 @@ def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) ->
                 f"{said.platform.id[:8]}, not what was asked for: nothing was installed; run "
                 "`aotcache reindex` on the service"
             )
+    site.limits.check_prefixes(manifests, f"{lookup.layout}/{lookup.hash[:12]}")
     return manifests
 
 

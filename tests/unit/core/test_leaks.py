@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aotcache.core.framing import FRAME_RAW, Source, digest_of, in_pieces
-from aotcache.core.leaks import Scanner, leak_in, masked
+from aotcache.core.leaks import Scanner, leak_in, masked, masked_outcome
 from aotcache.core.pack import build_packs
 from aotcache.errors import LeakError
 from aotcache.protocol.names import VLLM_AOT
 from aotcache.protocol.v1.explain import Explain
+from aotcache.protocol.v1.outcomes import LOAD_FAILED, OTHER_SOURCE, Outcome
 from support.stored import HASH, PLATFORM, RECIPE
 
 SECRET = "correct-horse-battery"
@@ -64,6 +65,11 @@ def packed(*contents: bytes, near: bool = False, scanner: Scanner | None = None)
         ("github_pat_" + "x" * 70, "a GitHub token"),
         ("sk-" + "x" * 48, "an API key"),
         ("ghs_" + "x" * 36, "a GitHub token"),
+        ("gho_" + "x" * 36, "a GitHub token"),
+        ("ghu_" + "x" * 36, "a GitHub token"),
+        ("ghr_" + "x" * 76, "a GitHub token"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0." + "x" * 43, "a JSON web token"),
+        ("eyJ" + "h" * 500 + ".eyJzdWIiOiIxMjM0In0." + "x" * 86, "a JSON web token"),
         ("ASIA" + "ABCDEFGH12345678", "an AWS access key"),
         ("AIza" + "x" * 35, "a Google API key"),
         ("glpat-" + "x" * 20, "a GitLab token"),
@@ -77,7 +83,8 @@ def packed(*contents: bytes, near: bool = False, scanner: Scanner | None = None)
 )
 def test_tokens_of_known_form(token: str, kind: str) -> None:
     said = found(b"import os\n# " + token.encode() + b"\n")
-    assert f"tree/model holds, at byte {12 + max(token.find('X-Amz'), 0)}, what looks like" in said
+    known = max(token.find("X-Amz"), token.find(".eyJ"), 0)
+    assert f"tree/model holds, at byte {12 + known}, what looks like" in said
     assert kind in said
     assert token[-20:] not in said
 
@@ -90,6 +97,8 @@ def test_tokens_of_known_form(token: str, kind: str) -> None:
         "mask-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         "-----BEGIN CERTIFICATE-----",
         "ghp_short",
+        "eyJhbGciOiJIUzI1NiJ9.eyJ",
+        "eyJhbGciOiJIUzI1NiJ9 is the head of one",
         "triton_poi_fused_add_sk-1",
     ],
 )
@@ -116,12 +125,35 @@ def test_what_only_begins_like_one(text: str) -> None:
         ("DB_PASSWORD", ".Sup3rS3cret!", True),
         ("DB_PASSWORD", "~Tr0ub4dor&3", True),
         ("SECRET_URL", "https://me:hunter2pw@db/x", True),
+        ("PGPASS", "hunter2hunter2", True),
+        ("SMTP_PASS", "hunter2hunter2", True),
+        ("MYSQL_PWD", "hunter2hunter2", True),
+        ("BASIC_AUTH", "me:hunter2", True),
+        ("HTTP_AUTHORIZATION", "Basic bWU6aHVudGVyMg==", True),
+        ("PWD", "somewhere-in-the-engine", False),
+        ("OLDPWD", "somewhere-in-the-engine", False),
+        ("GIT_AUTHOR_NAME", "Ada Lovelace", False),
     ],
 )
 def test_variables_that_hold_secrets(name: str, value: str, *, is_secret: bool) -> None:
     said = found(f"x = {value!r}".encode(), **{name: value})
     assert (f"the value of {name}" in said) == is_secret
     assert value not in said
+
+
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [
+        ("postgres://user:hunter2hunter2@db/x", "hunter2hunter2"),
+        ("postgres://user:hunter2%2Fhunter@db:5432/x?a=b", "hunter2/hunter"),
+        ("a=redis://:hunter2hunter2@one b=redis://:hunter3hunter3@two", "hunter3hunter3"),
+        ("amqp://me:hunter2@hunter2@mq", "hunter2@hunter2"),
+    ],
+)
+def test_the_password_of_a_url(value: str, known: str) -> None:
+    assert "the value of DATABASE_URL" in found(f"x={known}".encode(), DATABASE_URL=value)
+    assert found(b"postgres://user@db:5432/x", DATABASE_URL="postgres://user@db:5432/x") == ""
+    assert found(b"short", DATABASE_URL="postgres://user:short@db/x") == ""
 
 
 @given(st.integers(0, SIZE))
@@ -138,6 +170,15 @@ def test_behind_the_beginning_of_another() -> None:
     both = {"MY_KEY": "horse-battery", "MY_TOKEN": "correct-horse"}
     assert "MY_TOKEN" in found(b"correct-horse-battery", **both)
     assert found(b"horse", PATH="/usr/bin") == ""
+
+
+@pytest.mark.parametrize("before", [3, 20, 23, 30])
+def test_a_web_token_across_frames(before: int) -> None:
+    token = b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0." + b"x" * 43
+    said = packed(b" " * (FRAME_RAW - before) + token + b" " * 300_000)
+    assert said.startswith(
+        f"tree/0 holds, at byte {FRAME_RAW - before + 20}, what looks like a JSON"
+    )
 
 
 @pytest.mark.parametrize("near", [False, True])
@@ -194,6 +235,8 @@ def test_behind_a_blob_that_ends_with_its_frame() -> None:
 
 def test_much_that_only_begins_like_one() -> None:
     assert found(b"xsk-" * 1_000_000) == ""
+    assert found(b"eyJ" * 1_000_000) == ""
+    assert found(b"." + b".eyJ" * 1_000_000) == ""
     assert "an API key" in found(b"xsk-" * 300_000 + b" sk-" + b"y" * 40)
 
 
@@ -211,3 +254,15 @@ def test_a_miss_is_told_without_secrets() -> None:
     assert told.hash_factors == {"env.A": "plain", "env.B": "(a secret)"}
     plain = replace(said, recipe=RECIPE, hash_factors={"env.A": "plain"})
     assert masked(plain, Scanner(ENVIRON)) == plain
+
+
+def test_an_outcome_is_told_without_secrets() -> None:
+    about = {"layout": VLLM_AOT, "hash": HASH, "platform": PLATFORM.id, "part": "shared"}
+    reason = f"{OTHER_SOURCE} in s3://user:{SECRET}@models/x"
+    said = Outcome(**about, generation=1, outcome=LOAD_FAILED, reason=reason)
+    told = masked_outcome(said, Scanner(ENVIRON))
+    assert told == replace(said, reason=f"{OTHER_SOURCE} in s3://user:(a secret)")
+    long = replace(said, reason=f"{'x' * (2000 - len(SECRET))}{SECRET}")
+    assert SECRET not in masked_outcome(long, Scanner(ENVIRON)).reason
+    plain = replace(said, reason=OTHER_SOURCE)
+    assert masked_outcome(plain, Scanner(ENVIRON)) == plain

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from aotcache.core import framing
 from aotcache.core import pack as pack_module
 from aotcache.core.framing import Prefix, Source, digest_of, in_pieces
+from aotcache.core.limits import MAX_BLOB
 from aotcache.core.pack import PIECE, BuiltPack, build_packs, compress
 from aotcache.errors import NotSettledError, PackError
 from aotcache.protocol.manifest import Frame
@@ -152,7 +153,7 @@ def test_a_pack_is_closed_before_it_is_too_large(sizes: list[int]) -> None:
 
 
 def test_the_largest_blob_behind_a_frame_of_others_is_within_the_limit() -> None:
-    assert pack_module.FRAME_RAW + pack_module.MAX_BLOB < pack_module.PACK_LIMIT < 128 << 20
+    assert pack_module.FRAME_RAW + MAX_BLOB < pack_module.PACK_LIMIT < 128 << 20
 
 
 def test_a_large_blob_refers_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aotcache.core.relocation import MAX_RELOCATED, kind_of, make_free, put_back
+from aotcache.core.relocation import MAX_RELOCATED, kind_of, make_free, most_bytes, put_back
 from aotcache.errors import RelocationError
 from aotcache.protocol.manifest import BY_DIRECTORY, BY_TREE, NOT_RELOCATED
 
@@ -256,6 +256,23 @@ def test_nesting_and_size_are_bounded(path: str) -> None:
             make_free(content, path, HASH)
         with pytest.raises(RelocationError):
             put_back(content, path, kind_of(path), "/tree")
+
+
+def test_what_marks_grow_to_is_bounded_too() -> None:
+    content = group("/r", [f"k{n}" for n in range(5000)])
+    kind, free = make_free(content, GROUP, HASH)
+    assert len(free) < MAX_RELOCATED
+    for checked in (False, True):
+        with pytest.raises(RelocationError, match=f"at most {MAX_RELOCATED} are relocated"):
+            put_back(free, GROUP, kind, "/" + "d" * 250, checked=checked)
+
+
+@given(root=ROOTS, children=st.lists(NAMES, min_size=1, max_size=3))
+def test_the_most_that_a_file_may_have(root: str, children: list[str]) -> None:
+    kind, free = make_free(group(root, children), GROUP, HASH)
+    back = put_back(free, GROUP, kind, f"{root}/{HASH}")
+    assert len(back) <= most_bytes(len(free), GROUP, kind, f"{root}/{HASH}")
+    assert most_bytes(7, "rank_0_0/model", NOT_RELOCATED, root) == 7
 
 
 def test_a_file_that_holds_the_mark_is_refused() -> None:

@@ -25,7 +25,8 @@ else:
     from backports import zstd
 
 STATEMENT_TYPE = b"application/vnd.aotcache.statement.v%d+json+zstd"
-HEADER_BYTES, FRAME_BYTES, RELOCATED_BYTES = 65_536, 67_108_864, 16_777_216
+HEADER_BYTES, FRAME_BYTES, RELOCATED_BYTES = 65_536, 67_108_864, 1_048_576
+BLOB_BYTES = 100_663_296
 TREES, SECONDS = 64, 1_000_000_000
 WINDOW = {int(zstd.DecompressionParameter.window_log_max): 27}
 TREE = "(vllm-aot)/([0-9a-f]{64})|(vllm-jit)/([0-9a-f]{10})|(inductor)/([A-Za-z0-9][\\w.-]{0,127})"
@@ -163,6 +164,7 @@ class _Blobs:
 
     def read(self, digest: str, *, is_prefix: bool = False) -> bytes:
         pack, offset, size = self._places[digest]
+        _require(size <= BLOB_BYTES, "size of a blob")
         content, at, stored_at = b"", 0, 0
         for stored, raw, *reference in self._packs[pack]["frames"] if size else ():
             prefix, start, length = [*reference, *(None, 0, 0)[len(reference) :]]
@@ -236,6 +238,7 @@ def install(
             _require(len(content) == size, f"size of {path}")
             if relocate:
                 content = _relocated(content, relocate, destination, path)
+                _require(len(content) <= RELOCATED_BYTES, f"{path} has too many paths")
             contents.append((destination / path, mode, content))
     for target, mode, content in contents:
         target.parent.mkdir(parents=True, exist_ok=True)

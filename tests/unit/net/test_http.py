@@ -112,6 +112,18 @@ def test_what_is_not_the_services_answer(reply: Reply) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_what_a_service_says_is_a_line_of_text(status: int) -> None:
+    """It goes to terminals and into logs."""
+    body = Problem(code="remote", message=f"\x1b[2J\nall is well\u009b{'x' * 10_000}")
+    answer = Reply(status, msgspec.json.encode(body))
+    with serving(lambda _: answer) as server, pytest.raises(RemoteError) as caught:
+        HttpClient(server.url, retries=0).request_json("GET", "/v1/x", None, Problem)
+    assert str(caught.value).startswith(r"\x1b[2J\nall is well\x9bxxx")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 5000
+
+
 def test_a_miss_is_no_error_where_the_call_knows_it() -> None:
     miss = Reply(404, msgspec.json.encode(NoThing(code="miss", message="m", reason="unknown")))
     with serving(lambda _: miss) as server:

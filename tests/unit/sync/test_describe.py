@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aotcache.core.framing import digest_of
-from aotcache.core.pack import MAX_BLOB
+from aotcache.core.limits import MAX_BLOB
+from aotcache.core.relocation import MAX_RELOCATED
 from aotcache.errors import NotSettledError
 from aotcache.probe.trees import FoundTree, scan_tree
 from aotcache.protocol.manifest import BY_DIRECTORY
@@ -119,3 +120,12 @@ def test_a_file_that_is_too_large_is_left_out(tree: FoundTree) -> None:
     assert str(MAX_BLOB + 1) in left.reason
     assert left.path not in described
     assert "inductor_cache/ab/cabcdef.py" in described
+
+
+def test_a_file_that_is_too_large_to_be_relocated_is_left_out(tree: FoundTree) -> None:
+    group = "inductor_cache/triton/0/LARGELARGELARGELARGE/__grp__k.json"
+    add(tree.path, group, b" " * (MAX_RELOCATED + 1))
+    _, (left,) = describe(tree, scan_tree(tree.layout, tree.path).files)
+    assert left.path == group
+    assert f"{MAX_RELOCATED + 1} bytes" in left.reason
+    assert f"at most {MAX_RELOCATED} are relocated" in left.reason

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aotcache import settings
+from aotcache.protocol.text import printable
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
@@ -44,20 +45,15 @@ class Finding:
 
 
 def ok(subject: str, found: str) -> Finding:
-    return Finding(OK, subject, _printable(found))
+    return Finding(OK, subject, printable(found))
 
 
 def note(subject: str, found: str, remedy: str = "") -> Finding:
-    return Finding(NOTE, subject, _printable(found), _printable(remedy))
+    return Finding(NOTE, subject, printable(found), printable(remedy))
 
 
 def problem(subject: str, found: str, remedy: str = "") -> Finding:
-    return Finding(PROBLEM, subject, _printable(found), _printable(remedy))
-
-
-def _printable(text: str) -> str:
-    # Paths and values are whatever somebody chose, bytes that are no text included.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return Finding(PROBLEM, subject, printable(found), printable(remedy))
 
 
 def several(items: list[str], what: str) -> str:

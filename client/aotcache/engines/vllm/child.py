@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -13,6 +12,7 @@ from contextlib import suppress
 import msgspec
 
 from aotcache.engines.vllm.jobs import Answer, Compiled, Fetch, Tell, Wait
+from aotcache.local.python import our_python
 from aotcache.protocol.v1.leases import HELD
 
 _LONGEST = 3600.0  # seconds of one wait: the kernel's own limit is weeks, a deadline has none
@@ -36,12 +36,10 @@ class Companion:
         """As `ask`, where there is no answer."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "aotcache.engines.vllm.companion"],
+                our_python("aotcache.engines.vllm.companion"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                # The engine's working directory holds no modules of ours.
-                env={**os.environ, "PYTHONSAFEPATH": "1"},
                 # Ctrl-C and a supervisor's signals to the group are the engine's to answer.
                 start_new_session=True,
             )

@@ -23,6 +23,7 @@ import msgspec
 
 from aotcache.engines.vllm.jobs import Answer, Brought, Compiled, Fetch, Tell, Wait
 from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableError, UsageError
+from aotcache.protocol.text import printable
 
 if TYPE_CHECKING:
     from aotcache.engines.vllm.turns import Turns
@@ -100,6 +101,9 @@ def main() -> None:
 
 
 def _say(answer: Answer) -> None:
+    """What the service says in it goes into the engine's log."""
+    why, error = printable(answer.why), printable(answer.error)
+    answer = msgspec.structs.replace(answer, why=why, error=error)
     sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -115,15 +119,18 @@ def _being_busy() -> Iterator[None]:
 
 def _do(site: Site, job: Fetch | Tell) -> Iterator[Brought | Miss]:
     if isinstance(job, Tell):
-        from aotcache.core.leaks import masked
+        from aotcache.core.leaks import masked, masked_outcome
         from aotcache.local.outcomes import tell_outcomes
         from aotcache.probe.trees import tree_folders
         from aotcache.protocol.v1.explain import Explain
 
         def tell(said: Outcome | Explain) -> None:
-            if isinstance(said, Explain) and site.scanner is not None:
-                said = masked(said, site.scanner)
-            site.index.tell(said)
+            if site.scanner is None:
+                site.index.tell(said)
+            elif isinstance(said, Explain):
+                site.index.tell(masked(said, site.scanner))
+            else:
+                site.index.tell(masked_outcome(said, site.scanner))
 
         for folder in tree_folders(job.cache_root):
             tell_outcomes(folder, tell)
@@ -163,6 +170,7 @@ def _fetch(site: Site, job: Fetch) -> Iterator[Brought | Miss]:
             moved_bytes=one.moved_bytes,
             compile_seconds=one.compile_seconds,
             installed=one.installed,
+            unsigned=one.unsigned,
         )
 
 

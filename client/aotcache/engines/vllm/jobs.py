@@ -48,7 +48,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
-    """A tree that a fetch put on the disk, or found there whole."""
+    """A tree that a fetch put on the disk, or found there whole. unsigned: parts that nobody signed
+    are accepted here."""
 
     layout: str
     hash: str
@@ -56,6 +57,7 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     moved_bytes: int
     compile_seconds: float | None
     installed: int
+    unsigned: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

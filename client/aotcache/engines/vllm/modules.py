@@ -113,6 +113,8 @@ def end_line(
     fetched = f"{_size(size)} moved in {seconds:.1f} s, " if moved else "nothing moved, "
     if cut:
         fetched = "a pull was cut off, "
+    if any(one.unsigned for one in moved):
+        fetched += "unsigned parts accepted, "
     patience = f"waited {waited:.1f} s"
     if for_others:
         patience += f" and {for_others:.1f} s for another node that compiled"

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import threading
 
 from aotcache import settings
 from aotcache.errors import LocalError
 from aotcache.local.node import join_engines, node_file
+from aotcache.local.python import our_python
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,13 @@ class Publisher:
                     # In place: one that is at work goes on at the end, which is the start then.
                     out.truncate(0)
                 self._process = subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", "aotcache", "watch", "--while-engines-run"),
+                    our_python(
+                        *("aotcache", "watch", "--while-engines-run"),
                         *("--cache-root", self._cache_root),
-                    ],
+                    ),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
-                    env={**os.environ, "PYTHONSAFEPATH": "1"},
                     # It goes on when the engine has ended, and does not get its signals.
                     start_new_session=True,
                 )

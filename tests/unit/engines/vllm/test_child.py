@@ -10,11 +10,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
+from aotcache.core.leaks import Scanner
 from aotcache.engines.vllm.child import Companion
+from aotcache.engines.vllm.companion import _do
 from aotcache.engines.vllm.fetching import Fetching
 from aotcache.engines.vllm.jobs import Answer, Fetch, Tell
 from aotcache.local.outcomes import has_kept, keep_outcome
@@ -79,6 +83,7 @@ def test_a_tree_is_brought(companion: Companion, tree: FoundTree, tmp_path: Path
     answer = _ask(companion, _fetch(root, tree.hash))
     (brought,) = answer.brought
     assert (brought.layout, brought.hash, brought.installed) == (VLLM_AOT, tree.hash, 6)
+    assert brought.unsigned
     assert (answer.error, answer.why, answer.fatal) == ("", "", False)
     place = tree_path(str(root), VLLM_AOT, tree.hash)
     assert set(contents(place)) == set(contents(tree.path))
@@ -249,7 +254,7 @@ def test_no_python_to_start(
         companion.ask(_fetch(tmp_path / "fresh", "f" * 64))
 
 
-def _keep(tree: FoundTree, root: Path) -> str:
+def _keep(tree: FoundTree, root: Path, reason: str = "") -> str:
     place = tree_path(str(root), tree.layout, tree.hash)
     outcome = Outcome(
         layout=tree.layout,
@@ -258,6 +263,7 @@ def _keep(tree: FoundTree, root: Path) -> str:
         part=PART,
         generation=1,
         outcome="loaded",
+        reason=reason,
     )
     keep_outcome(place, outcome)
     return os.path.dirname(place)
@@ -277,6 +283,15 @@ def test_outcomes_are_told(
     assert _ask(companion, Tell(cache_root=str(tmp_path / "fresh"))) == Answer()
     assert not has_kept(folder)
     assert _loaded(service, tree) == before + 1
+
+
+def test_outcomes_are_told_without_secrets(tree: FoundTree, tmp_path: Path) -> None:
+    _keep(tree, tmp_path, "no s3://me:hunter2hunter2@models/x")
+    told: list[Outcome] = []
+    scanner = Scanner({"MODELS_PWD": "hunter2hunter2"})
+    site: Any = SimpleNamespace(index=SimpleNamespace(tell=told.append), scanner=scanner)
+    assert list(_do(site, Tell(cache_root=str(tmp_path)))) == []
+    assert [one.reason for one in told] == ["no s3://me:(a secret)"]
 
 
 @pytest.mark.usefixtures("environment")
@@ -302,7 +317,6 @@ def test_outcomes_of_a_service_that_is_away_are_kept(
     assert has_kept(folder)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of 3.11")
 @pytest.mark.usefixtures("environment")
 def test_what_lies_in_the_engines_directory_is_not_imported(
     companion: Companion, tree: FoundTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from aotcache.engines.vllm.facts import Facts
+from aotcache.engines.vllm.jobs import Brought
 from aotcache.engines.vllm.modules import Module, end_line
 from aotcache.engines.vllm.start import Start
 from aotcache.local.outcomes import tell_outcomes
@@ -46,6 +47,22 @@ def _note(outcome: str = "") -> Note:
 def test_an_error_is_no_miss(tmp_path: Path) -> None:
     module = _module(path=_path(tmp_path), compiled=True, why="no answer", failed=True)
     assert end_line([module], [], 0.0).startswith("not pulled: backbone aaaaaaaaaaaa compiled in")
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_that_unsigned_parts_are_accepted_is_said(tmp_path: Path, *, unsigned: bool) -> None:
+    brought = Brought(
+        layout=VLLM_AOT,
+        hash=HASH,
+        seconds=1.0,
+        moved_bytes=5,
+        compile_seconds=None,
+        installed=1,
+        unsigned=unsigned,
+    )
+    line = end_line([_module(path=_path(tmp_path), loaded=True)], [brought], 0.0)
+    assert ("5 B moved in 1.0 s, unsigned parts accepted, waited" in line) is unsigned
+    assert ("unsigned" in line) is unsigned
 
 
 def test_what_was_built_and_never_ran_is_not_said_to_be_compiled(tmp_path: Path) -> None:

@@ -97,6 +97,21 @@ def test_the_log_does_not_grow_for_ever(
     assert b"\0" not in said
 
 
+def test_what_lies_in_the_engines_directory_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("click", "msgspec", "runpy"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.setenv("AOTCACHE_PUBLISH", "1")
+    monkeypatch.setenv("AOTCACHE_TRUST", "unsigned")
+    with _held("publisher", tmp_path):
+        monkeypatch.chdir(tmp_path)
+        publisher = Publisher(str(tmp_path))
+        publisher.ensure()
+        assert publisher._process is not None
+        assert publisher._process.wait(60) == 0
+
+
 @pytest.fixture
 def start(tmp_path: Path, facts: Facts) -> Start:
     """One that has loaded a module from a cache root of which `.aotcache` is somebody's file."""
