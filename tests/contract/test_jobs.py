@@ -36,7 +36,7 @@ def test_one_that_did_not_end_is_tried_again_soon(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day, now = 24 * 3600, 1_000_000
-    monkeypatch.setattr(jobs, "_now", lambda: now)
+    monkeypatch.setattr(database, "now", lambda: now)
 
     def due() -> bool:
         return jobs.Job(database, "collect").take(day)
