@@ -244,9 +244,13 @@ def test_what_the_service_holds_and_whether_it_is_well(
     # Who may not ask for collections is told the rest.
     assert "not known: token" in said["collection"]
     env["AOTCACHE_TOKEN"] = token(service, "--scope", "admin", "--namespace", "*")
-    assert "collection: ended never" in aotcache("status", env=env).stdout
+    assert "collection: ended never\n" in aotcache("status", env=env).stdout
+    for words, what in ((("reconcile",), "a reconcile"), (("gc", "--dry-run"), "a dry run")):
+        aotcache(*words, env=env)
+        said = aotcache("status", env=env).stdout
+        assert re.search(rf"collection: ended never; {what} ended \d{{4}}-", said)
     aotcache("gc", env=env)
-    assert re.search(r"collection: ended \d{4}-", aotcache("status", env=env).stdout)
+    assert re.search(r"collection: ended \d{4}-[^;]+\n", aotcache("status", env=env).stdout)
     service.stop()
     done = aotcache("status", env=env, check=False)
     assert done.returncode == 1

@@ -6,6 +6,7 @@ import click
 
 from aotcache.cli import options, output
 from aotcache.errors import AotcacheError
+from aotcache.protocol.v1.collect import Collection
 from aotcache.protocol.v1.stats import Stats
 
 
@@ -78,14 +79,22 @@ def status(
         # Not everybody may ask: it is well all the same.
         said["collection"] = f"not known: {error}"
     else:
-        if last.running:
-            said["collection"] = f"under way since {output.when(last.started)}"
-        elif last.error:
-            said["collection"] = f"failed {output.when(last.finished)}: {last.error}"
-        else:
-            said["collection"] = f"ended {output.when(last.finished)}"
+        said["collection"] = _collection(last)
     if as_json:
         output.print_json(said)
         return
     for name, value in said.items():
         click.echo(f"{name}: {value}")
+
+
+def _collection(last: Collection) -> str:
+    if last.running:
+        return f"under way since {output.when(last.started)}"
+    if last.error:
+        return f"failed {output.when(last.finished)}: {last.error}"
+    ended = f"ended {output.when(last.done)}"
+    if last.reconciled is not None:
+        return f"{ended}; a reconcile ended {output.when(last.finished)}"
+    if last.report is not None and last.report.dry_run:
+        return f"{ended}; a dry run ended {output.when(last.finished)}"
+    return ended

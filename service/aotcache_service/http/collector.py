@@ -52,7 +52,8 @@ class Collector:
     def begin(self, asked: Collect) -> Collection:
         """Start one now. Raises BusyError while one is under way, here or elsewhere."""
         job = jobs.Job(self._database, _NAME)
-        job.take(0)
+        # What is only looked at, or compared, does not keep one on schedule from its turn.
+        job.take(0, whole=not (asked.dry_run or asked.reconcile_only))
         self._asked = threading.Thread(
             target=self._run, args=(job, asked), name="collect-asked", daemon=True
         )
@@ -60,12 +61,13 @@ class Collector:
         return self.last()
 
     def last(self) -> Collection:
-        running, started, finished, report = jobs.last(self._database, _NAME)
+        running, started, finished, done, report = jobs.last(self._database, _NAME)
         cut_off = not running and finished < started
         return Collection(
             running=running,
             started=started,
             finished=finished,
+            done=done,
             report=msgspec.convert(report, Collected) if "deleted_trees" in report else None,
             reconciled=msgspec.convert(report, Reconciled) if "withdrawn" in report else None,
             error=_CUT_OFF if cut_off else str(report.get("error", "")),

@@ -53,7 +53,7 @@ class TokenRow(Base):
 class JobRow(Base):
     """A job that one replica at a time does. holder: whose turn it is, until then. started,
     finished, report: of the last one, 0 and empty for never. done: when the last one that did all
-    of it ended."""
+    of it ended. tried: when the last one that was to do all of it began."""
 
     __tablename__ = "jobs"
 
@@ -63,6 +63,7 @@ class JobRow(Base):
     started: Mapped[int]
     finished: Mapped[int]
     done: Mapped[int]
+    tried: Mapped[int] = mapped_column(server_default="0")
     report: Mapped[dict[str, Any]]
 
 

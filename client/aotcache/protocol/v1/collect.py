@@ -93,7 +93,8 @@ class Collected:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """The last one. Times are Unix seconds, 0 for never. running: it has not ended. error: why it
-    ended without a report. reconciled: where nothing else was to be done."""
+    ended without a report. reconciled: where nothing else was to be done. done: when the last one
+    that deleted what it had to ended."""
 
     running: bool
     started: int
@@ -101,3 +102,4 @@ class Collection:
     report: Collected | None = None
     reconciled: Reconciled | None = None
     error: str = ""
+    done: int = 0
