@@ -13,7 +13,7 @@ from aotcache.protocol.v1.trees import SORTS
 
 from ...index.listing import Filter, list_trees
 from ...index.models import TreeRow
-from ...index.values import models_with, values_of
+from ...index.values import Values, models_with, values_of
 from ..context import ContextDep
 from .render import render
 from .route import page_router
@@ -62,10 +62,11 @@ def trees_page(
     text = search.strip()
     with context.database.read() as db:
         page = None
-        if text and not (found := models_with(db, text, within)):
+        found = models_with(db, text, within) if text else Values([], cut=False)
+        if text and not found.found:
             wanted = replace(wanted, hash=text.lower() if _HASH.fullmatch(text.lower()) else text)
         elif text:
-            wanted = replace(wanted, models=tuple(found))
+            wanted = replace(wanted, models=tuple(found.found))
             if _HASH.fullmatch(text.lower()):
                 # Both: a model may be called as a hash begins.
                 by_hash = replace(wanted, models=None, hash=text.lower())
@@ -104,6 +105,7 @@ def trees_page(
         page=page,
         chosen=chosen,
         choices=choices,
+        models=found,
         sorts=_SORTS,
         link=link,
         first=not cursor,
