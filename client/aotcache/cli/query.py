@@ -73,7 +73,7 @@ def lookup(
                 f"{output.size(part.raw_bytes)} ({output.size(part.stored_bytes)} stored)"
             )
         for name in answer.missing:
-            click.echo(f"  {name}: not stored yet")
+            click.echo(f"  {name}: not stored yet, or not served")
     if isinstance(answer, Miss):
         raise SystemExit(MISS)
 
@@ -144,7 +144,7 @@ def ls(
             _model(tree),
             tree.platform.arch or tree.platform.device,
             tree.platform_id[:12],
-            f"{len(tree.parts)}" + (f" (-{len(tree.missing)})" if tree.missing else ""),
+            _parts(tree),
             f"{tree.files}",
             output.size(tree.raw_bytes),
             output.size(tree.stored_bytes),
@@ -175,6 +175,11 @@ def ls(
 
 def _flags(tree: TreeSummary) -> str:
     return " ".join(name for name in ("pinned", "quarantined") if getattr(tree, name))
+
+
+def _parts(tree: TreeSummary) -> str:
+    less = len(tree.missing) + len(tree.withheld)
+    return f"{len(tree.parts)}" + (f" (-{less})" if less else "")
 
 
 def _model(tree: TreeSummary) -> str:
@@ -216,6 +221,7 @@ def _show(detail: TreeDetail) -> None:
             "not known" if tree.compile_seconds is None else f"{tree.compile_seconds:.1f} s",
         ),
         *((f"outcome {name}", str(count)) for name, count in sorted(tree.outcomes.items())),
+        *((f"withheld {name}", "stored, and not served") for name in tree.withheld),
         *((f"missing {name}", "not stored yet") for name in tree.missing),
     ]
     for name, value in rows:

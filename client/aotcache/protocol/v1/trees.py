@@ -18,8 +18,10 @@ MAX_LIMIT = 500
 class TreeSummary:
     """A tree in a list. Times are Unix seconds; used: last lookup that found it (0: never).
 
-    stored_bytes: of the packs' frames its files are in, each frame counted once. quarantined: some
-    part is, and no other generation serves in its place.
+    stored_bytes: of the packs' frames its files are in, each frame counted once. withheld: parts
+    that are stored and not served: quarantined, or of a revoked key. Sizes and files are those of
+    its parts, these among them. missing: expected parts that are neither. quarantined: some part
+    is, and no other generation serves in its place.
     """
 
     namespace: str
@@ -41,6 +43,7 @@ class TreeSummary:
     outcomes: dict[str, int]
     pinned: bool = False
     quarantined: bool = False
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
