@@ -98,7 +98,7 @@ def test_a_collection_on_schedule_comes_though_others_were_asked_for(
     monkeypatch.setattr(collector, "_LOOK", 0.01)
     settings = ServiceSettings(data_dir=tmp_path, collect_hours=1)
     one = collector.Collector(settings, database, store)
-    one.begin(Collect(reconcile_only=True))
+    one.begin(Collect(reconcile_only=True), 0)
     until(lambda: not one.last().running)
     assert (one.last().reconciled is not None, one.last().done) == (True, 0)
     one.start()
@@ -106,7 +106,7 @@ def test_a_collection_on_schedule_comes_though_others_were_asked_for(
     last = one.last()
     assert last.report is not None
     assert not last.report.dry_run
-    one.begin(Collect(dry_run=True))
+    one.begin(Collect(dry_run=True), 0)
     until(lambda: not one.last().running)
     assert one.last().done == last.done
     one.close()

@@ -82,7 +82,8 @@ class HistoryRow(Base):
 
 class AuditRow(Base):
     """What somebody changed by hand. token: its id, empty where none is asked for. way: `api` or
-    `pages`. namespace: empty for all. outcome: `begun`, `done`, or how it failed."""
+    `pages`. namespace: empty for all. outcome: `begun`, `done`, maybe with what
+    was, or how it failed."""
 
     __tablename__ = "audit"
 
