@@ -95,6 +95,10 @@ def collect(
 
 def _delete(database: Database, store: ObjectStore, one: retention.Expired) -> bool:
     key = one.key
+    with database.read() as db:
+        if retention.is_used_since(db, one):  # a collection may take hours
+            log.info("%s is not deleted: it was used meanwhile", key)
+            return False
     try:
         delete_trees(
             database, store, key.namespace, key.hash, layout=key.layout, platform=key.platform
