@@ -27,9 +27,10 @@ async def audited(
     way: str = index.API,
     *,
     goes_on: bool = False,
+    changes: bool = True,
 ) -> AsyncIterator[int]:
     """Around it, with the id of the row. namespace: empty for all. goes_on: after this, and
-    whatever does it notes how it ended (`index.end`)."""
+    whatever does it notes how it ended (`index.end`). changes: something that is counted."""
     row = AuditRow(
         at=context.database.now(),
         token=caller.token,
@@ -47,7 +48,8 @@ async def audited(
     except Exception as error:
         await run_in_threadpool(index.end, context.database, begun, f"failed: {error}")
         raise
-    context.totals.forget()  # whoever did it looks
+    if changes:
+        context.totals.forget()  # whoever did it looks
     if not goes_on:
         await run_in_threadpool(index.end, context.database, begun, index.DONE)
 

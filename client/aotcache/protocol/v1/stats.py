@@ -34,7 +34,8 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Of one namespace, or of all that the token may read; counted a minute ago at most.
+    """Of one namespace, or of all that the token may read; counted a minute ago at most. counted:
+    when, Unix seconds.
 
     packs, pack_bytes: by state, `live` or `condemned`. lookups: that found something. outcomes: by
     kind. pull_seconds, pull_bytes: as nodes told. saved_seconds: compile seconds of what was
@@ -57,3 +58,4 @@ class Stats:
     finished: dict[str, int]
     models: tuple[ModelStats, ...]
     drift: tuple[Drift, ...] = ()
+    counted: int = 0
