@@ -14,6 +14,7 @@ from aotcache.storage import open_store
 from aotcache.storage.base import DirectStore
 
 from ..index.database import Database
+from ..index.misses import MissGroups
 from ..index.totals import Totals
 from ..index.usage import UsageCounter
 from ..ops.presign import open_presigner
@@ -69,6 +70,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
         ).callers,
         collector=Collector(settings, database, opened),
         totals=Totals(database),
+        misses=MissGroups(database),
         presigner=open_presigner(opened.url, settings.s3_public_endpoint, settings.presign_seconds),
     )
 

@@ -33,6 +33,8 @@ class MissRow(Base):
     count: Mapped[int]
     last: Mapped[int] = mapped_column(index=True)
 
+    __table_args__ = (Index(None, "reason", "cause", "last"),)
+
 
 class TokenRow(Base):
     """digest: SHA-256 of the secret, as hex. namespaces: names, or `*`. expires, revoked: 0 for

@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
+from aotcache.protocol.v1.explain import MAX_GROUPS, MAX_NODES
 from aotcache.protocol.v1.trees import SORTS
+from aotcache_service.index import misses
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.lookup import Found, lookup
@@ -139,3 +141,15 @@ def test_pages_are_read_in_the_order_of_an_index(
     assert f"trees USING INDEX ix_trees_{'namespace_' * bool(namespace)}{sort}_id" in steps[0]
     assert "USE TEMP B-TREE FOR ORDER BY" not in steps
     assert not scanned([*steps[1:], *outcomes]), asked
+
+
+def test_misses_are_grouped_in_the_order_of_an_index(database: Database) -> None:
+    with database.read() as db, plans() as asked:
+        found = misses.groups(db, None, database.now()).groups
+    assert (len(found), len(asked)) == (MAX_GROUPS, 2)
+    assert all(len(one.some_nodes) == MAX_NODES for one in found)
+    if database.sqlite_file is None:
+        return  # reads all of so few
+    for steps in asked:
+        assert any("misses USING INDEX ix_misses_reason_cause_last" in one for one in steps), steps
+        assert "USE TEMP B-TREE FOR GROUP BY" not in steps
