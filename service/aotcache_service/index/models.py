@@ -30,6 +30,7 @@ from aotcache.protocol.v1.trees import SORTS, VALUES
 LIVE, CONDEMNED = "live", "condemned"
 # Why a generation is withheld.
 REVOKED, QUARANTINED = "revoked", "quarantined"
+FLAGS = ("pinned", "quarantined")  # of a tree, that lists are filtered by
 
 # SQLite makes a row id only of its own INTEGER (64 bits there).
 _INT = BigInteger().with_variant(Integer(), "sqlite")
@@ -146,7 +147,7 @@ class TreeRow(Base):
                 sqlite_where=text(rare),
                 postgresql_where=text(rare),
             )
-            for rare in ("pinned", "quarantined")
+            for rare in FLAGS
         ),
     )
 
