@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from aotcache.protocol.names import VLLM_AOT
+from aotcache.protocol.v1.trees import VALUES
 from aotcache_service.index.database import Database
+from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.models import RecipeRow, TreeRow
-from aotcache_service.index.values import MAX_VALUES, models_with, values_of
+from aotcache_service.index.values import MAX_VALUES, Values, choices, models_with
 from support.stored import PLATFORM, RECIPE
 
 MODELS = [f"org-{number % 5}/model-{number}" for number in range(600)]
@@ -53,10 +55,9 @@ def test_a_model_is_found_however_many_there_are(database: Database) -> None:
             assert (every.found, every.cut) == (sorted(MODELS)[:MAX_VALUES], True)
             assert not models_with(db, "org-4/", namespaces).cut
         assert models_with(db, "model-599", ("team",)).found == []
-        choices = values_of(db, TreeRow.model, None)
-        assert (choices.found, choices.cut) == (sorted(MODELS)[:MAX_VALUES], True)
-        layouts = values_of(db, TreeRow.layout, None)
-        assert (layouts.found, layouts.cut) == ([VLLM_AOT], False)
+        every = choices(db, None)
+        assert every["model"] == Values(sorted(MODELS)[:MAX_VALUES], cut=True)
+        assert every["layout"] == Values([VLLM_AOT], cut=False)
 
 
 def test_what_a_pattern_is_made_of_is_text(database: Database) -> None:
@@ -77,5 +78,29 @@ def test_of_some_namespaces_only_their_own(database: Database) -> None:
     store_models(database, "org/two")
     with database.read() as db:
         assert models_with(db, "org", ("team",)).found == ["org/one"]
-        choices = values_of(db, TreeRow.model, ("team",))
-        assert (choices.found, choices.cut) == (["org/one"], False)
+        for namespaces, models in (
+            ((), []),
+            (("team",), ["org/one"]),
+            (("default", "team"), ["org/one", "org/two"]),
+        ):
+            found = choices(db, frozenset(namespaces))
+            assert found["model"] == Values(models, cut=False)
+            assert set(found) == set(VALUES)
+
+
+def test_a_list_of_several_namespaces_is_in_order(database: Database) -> None:
+    for turn, namespace in enumerate(("one", "two", "three")):
+        store_models(database, *(f"{turn}/{number}" for number in range(7)), namespace=namespace)
+    for namespaces in (("one", "three"), ("one", "two", "three"), ("two", "none")):
+        wanted, seen, cursor = Filter(namespaces=frozenset(namespaces)), [], ""
+        with database.read() as db:
+            while True:
+                page = list_trees(db, wanted, sort="hash", order="asc", limit=4, cursor=cursor)
+                seen += [(tree.hash, tree.namespace) for tree in page.trees]
+                cursor = page.cursor
+                if not cursor:
+                    break
+        stored = {name for name in namespaces if name != "none"}
+        assert len(seen) == len(set(seen)) == 7 * len(stored)
+        assert {name for _, name in seen} == stored
+        assert [hash for hash, _ in seen] == sorted(hash for hash, _ in seen)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from aotcache.protocol.v1.trees import VALUES
+
+from .listing import Filter, limited
 from .models import RecipeRow, TreeRow
 
 MAX_VALUES = 500
@@ -22,21 +26,36 @@ class Values:
     cut: bool
 
 
-def values_of(
-    db: Session, column: InstrumentedAttribute[str], namespaces: Iterable[str] | None
-) -> Values:
-    """At most MAX_VALUES. namespaces: None for all, by the column's index, a step a value, however
-    many trees there are; of some, those of their last trees."""
-    if namespaces is not None:
-        query = select(column.label("value")).where(TreeRow.namespace.in_(sorted(namespaces)))
-        last = query.order_by(TreeRow.created.desc(), TreeRow.id.desc()).limit(_LAST)
-        values = list(db.scalars(last))
-        return _first(sorted({*values} - {""}), cut=len(values) == _LAST)
+def choices(db: Session, namespaces: frozenset[str] | None) -> dict[str, Values]:
+    """By column, at most MAX_VALUES of each. namespaces: None for all, by a column's index, a step
+    a value, however many trees there are; of some, those of their last trees."""
+    if namespaces is None:
+        return {name: _first(_every(db, getattr(TreeRow, name))) for name in VALUES}
+    columns = [getattr(TreeRow, name) for name in VALUES]
+    each = max(1, _LAST // max(1, len(namespaces)))
+    wanted = Filter(namespaces=namespaces)
+    rows = db.execute(
+        limited(
+            select(TreeRow.namespace, *columns)
+            .where(*one.conditions(hidden=True))
+            .order_by(TreeRow.created.desc(), TreeRow.id.desc())
+            .limit(each)
+            for one in wanted.apart() or [wanted]
+        )
+    ).all()
+    cut = each in Counter(row.namespace for row in rows).values()
+    return {
+        name: _first(sorted({getattr(row, name) for row in rows} - {""}), cut=cut)
+        for name in VALUES
+    }
+
+
+def _every(db: Session, column: InstrumentedAttribute[str]) -> list[str]:
     step = select(func.min(column).label("value")).where(column > "").cte("steps", recursive=True)
     following = select(func.min(column)).where(column > step.c.value).scalar_subquery()
     step = step.union_all(select(following).where(step.c.value.is_not(None)))
     found = select(step.c.value).where(step.c.value.is_not(None)).limit(MAX_VALUES + 1)
-    return _first(list(db.scalars(found)))
+    return list(db.scalars(found))
 
 
 def models_with(db: Session, text: str, namespaces: Iterable[str] | None) -> Values:

@@ -12,8 +12,7 @@ from fastapi import Query, Request, Response
 from aotcache.protocol.v1.trees import SORTS
 
 from ...index.listing import Filter, list_trees
-from ...index.models import TreeRow
-from ...index.values import Values, models_with, values_of
+from ...index.values import Values, choices, models_with
 from ..context import ContextDep
 from .render import render
 from .route import page_router
@@ -73,13 +72,7 @@ def trees_page(
                 page = list_trees(db, by_hash, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
         if page is None or not page.trees:
             page = list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
-        choices = {
-            "layout": values_of(db, TreeRow.layout, within),
-            "engine": values_of(db, TreeRow.engine, within),
-            "model": values_of(db, TreeRow.model, within),
-            "platform": values_of(db, TreeRow.platform_id, within),
-            "publisher": values_of(db, TreeRow.publisher, within),
-        }
+        values = choices(db, within)
     chosen = {
         "search": text,
         "layout": layout,
@@ -104,7 +97,7 @@ def trees_page(
         visitor,
         page=page,
         chosen=chosen,
-        choices=choices,
+        choices={**values, "platform": values["platform_id"]},
         models=found,
         sorts=_SORTS,
         link=link,
