@@ -244,12 +244,28 @@ def test_a_start_of_several_modules_is_no_drift(database: Database, store: Objec
     for number in range(5):
         publish(database, store, tree_hash=f"{number}f" * 32, recipe=RECIPE)
     (found,) = Totals(database).of(None).drift
+    assert (found.device, found.torch) == (PLATFORM.device, PLATFORM.torch)
     assert (found.model, found.platform, found.hashes, found.expected) == (
         RECIPE.model,
         PLATFORM.id,
         9,
         4,
     )
+
+
+def test_what_was_found_and_missed_lately(database: Database) -> None:
+    now = database.now()
+    amounts = {
+        history.place("default", history.HIT, now): 3.0,
+        history.place("team", history.HIT, now): 2.0,
+        history.place("default", history.MISS + "unknown_hash", now): 1.0,
+        history.place("default", history.HIT, now - 8 * 24 * 3600): 100.0,
+    }
+    with database.write() as db:
+        history.add(db, amounts)
+    found = Totals(database).of(None)
+    assert (found.found, found.missed) == (5, {"unknown_hash": 1})
+    assert Totals(database).of(frozenset(("team",))).found == 2
 
 
 def test_ranks_that_compile_side_by_side_save_their_share(

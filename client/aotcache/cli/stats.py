@@ -7,7 +7,7 @@ import click
 from aotcache.cli import options, output
 from aotcache.errors import AotcacheError
 from aotcache.protocol.v1.collect import Collection
-from aotcache.protocol.v1.stats import Stats
+from aotcache.protocol.v1.stats import DAYS, Stats
 
 
 @click.command()
@@ -38,6 +38,23 @@ def stats(
                 for one in found.models
             ],
         )
+    if found.drift:
+        click.echo("one recipe, many hashes: something that is no part of it changes them")
+        output.print_table(
+            ("model", "layout", "device", "torch", "platform", "hashes", "a start uses"),
+            [
+                (
+                    one.model or "not known",
+                    one.layout,
+                    one.device,
+                    one.torch,
+                    one.platform[:12],
+                    str(one.hashes),
+                    str(one.expected),
+                )
+                for one in found.drift
+            ],
+        )
 
 
 def _rows(found: Stats) -> list[tuple[str, str]]:
@@ -51,10 +68,20 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
             for state, number in sorted(found.packs.items(), reverse=True)
         ),
         ("lookups that hit", str(found.lookups)),
+        (f"found, last {DAYS} days", _rate(found)),
+        *(
+            (f"missed, {reason.replace('_', ' ')}", str(number))
+            for reason, number in found.missed.items()
+        ),
         *((f"parts {name}", str(number)) for name, number in sorted(found.outcomes.items())),
         ("pulled", f"{output.size(found.pull_bytes)} in {found.pull_seconds:.0f} s"),
         ("saved", f"{found.saved_seconds:.0f} s of compiling"),
     ]
+
+
+def _rate(found: Stats) -> str:
+    every = found.found + sum(found.missed.values())
+    return f"{100 * found.found / every:.1f} % of {every} lookups" if every else "no lookups"
 
 
 @click.command()

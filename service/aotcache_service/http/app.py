@@ -30,6 +30,7 @@ from .observe import Observed
 from .pages import actions, overview, sign_in, tree
 from .pages import trees as pages_trees
 from .v1 import (
+    audit,
     collect,
     explain,
     keys,
@@ -105,7 +106,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
     app.include_router(health.router)
     app.include_router(metrics.router)
     calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)
-    for routes in (*calls, leases, collect, explain, stats):
+    for routes in (*calls, leases, collect, explain, stats, audit):
         app.include_router(routes.router, prefix="/v1")
     for pages in (overview, pages_trees, tree, actions, sign_in):
         app.include_router(pages.router)

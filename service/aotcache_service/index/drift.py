@@ -20,7 +20,7 @@ def drift(db: Session, served: Iterable[ColumnElement[bool]]) -> tuple[Drift, ..
     hashes = func.count(TreeRow.hash.distinct())
     of_one = (TreeRow.namespace, TreeRow.recipe_id, TreeRow.layout, TreeRow.platform_id)
     rows = db.execute(
-        select(*of_one, func.max(TreeRow.model).label("model"), hashes.label("hashes"))
+        select(*of_one, func.max(TreeRow.id).label("one"), hashes.label("hashes"))
         .where(*served, TreeRow.recipe_id.is_not(None))
         .group_by(*of_one)
         .having(hashes > _MANY)
@@ -28,18 +28,24 @@ def drift(db: Session, served: Iterable[ColumnElement[bool]]) -> tuple[Drift, ..
         .limit(_LOOKED_AT)
     ).all()
     expected = of_one_start(db, {row.recipe_id for row in rows})
-    found = [
+    worst = [
+        row for row in rows if row.hashes > _MANY * expected.get((row.recipe_id, row.layout), 1)
+    ][:MAX_DRIFT]
+    some = select(TreeRow.id, TreeRow.model, TreeRow.platform)
+    trees = {row.id: row for row in db.execute(some.where(TreeRow.id.in_(r.one for r in worst)))}
+    return tuple(
         Drift(
             namespace=row.namespace,
-            model=row.model,
+            model=trees[row.one].model,
             layout=row.layout,
             platform=row.platform_id,
             hashes=row.hashes,
             expected=expected.get((row.recipe_id, row.layout), 1),
+            device=trees[row.one].platform["device"],
+            torch=trees[row.one].platform["torch"],
         )
-        for row in rows
-    ]
-    return tuple([one for one in found if one.hashes > _MANY * one.expected][:MAX_DRIFT])
+        for row in worst
+    )
 
 
 def of_one_start(db: Session, recipes: Collection[int] | None = None) -> dict[tuple[int, str], int]:

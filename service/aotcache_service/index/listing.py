@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +22,8 @@ from aotcache.protocol.v1.trees import (
     TreePage,
 )
 
-from .models import FLAGS, OutcomeRow, PartRow, RecipeRow, TreeRow
-from .rows import stored_part, summary
+from .models import FLAGS, OutcomeRow, PartRow, QuarantineRow, RecipeRow, TreeRow
+from .rows import quarantined_part, stored_generation, stored_part, summary
 
 ORDERS = ("asc", "desc")
 _MAX_INT = 1 << 63
@@ -98,7 +99,7 @@ def list_trees(
     unindexed = _unindexed(db, wanted, sort)
     row = (column.desc(), TreeRow.id.desc()) if order == "desc" else (column, TreeRow.id)
 
-    def first(query: Select[Any], wanted: Filter) -> Select[Any]:
+    def first(query: Any, wanted: Filter) -> Any:
         query = query.where(*wanted.conditions(unindexed=unindexed))
         if cursor:
             after = tuple_(*_decode_cursor(cursor, sort, order))
@@ -157,22 +158,46 @@ def tree_details(db: Session, wanted: Filter) -> TreeDetails:
             "`aotcache ls` lists what is stored"
         )
     ids = [tree.id for tree, _ in rows]
-    outcomes = _outcomes(db, ids)
+    outcomes, saved = _outcomes(db, ids), _saved(db, ids)
     parts: dict[int, list[PartRow]] = {tree_id: [] for tree_id in ids}
-    newest = select(PartRow).where(PartRow.tree_id.in_(ids), PartRow.newest)
-    for part in db.scalars(newest.order_by(PartRow.part)):
+    stored = select(PartRow).where(PartRow.tree_id.in_(ids))
+    for part in db.scalars(stored.order_by(PartRow.part, PartRow.generation.desc())):
         parts[part.tree_id].append(part)
+    held = defaultdict(list)
+    for row in _quarantined(db, wanted):
+        held[row.namespace, row.layout, row.platform_id].append(row)
     return TreeDetails(
         trees=tuple(
             TreeDetail(
                 tree=summary(tree, recipe, outcomes.get(tree.id, {})),
-                parts=tuple(stored_part(part, part.signers) for part in parts[tree.id]),
+                parts=tuple(
+                    stored_part(part, part.signers) for part in parts[tree.id] if part.newest
+                ),
                 hash_factors=tree.hash_factors,
                 notes=tree.notes,
+                generations=tuple(stored_generation(part) for part in parts[tree.id]),
+                quarantined=tuple(
+                    quarantined_part(row)
+                    for row in held[tree.namespace, tree.layout, tree.platform_id]
+                ),
+                saved_seconds=saved.get(tree.id, 0.0),
             )
             for tree, recipe in rows
         )
     )
+
+
+def _quarantined(db: Session, wanted: Filter) -> Sequence[QuarantineRow]:
+    query = select(QuarantineRow).where(QuarantineRow.hash == wanted.hash)
+    if wanted.namespaces is not None:
+        query = query.where(QuarantineRow.namespace.in_(sorted(wanted.namespaces)))
+    return db.scalars(query.order_by(QuarantineRow.part)).all()
+
+
+def _saved(db: Session, trees: Iterable[int]) -> dict[int, float]:
+    query = select(OutcomeRow.tree_id, func.sum(OutcomeRow.saved_seconds).label("saved"))
+    query = query.where(OutcomeRow.tree_id.in_(list(trees))).group_by(OutcomeRow.tree_id)
+    return {row.tree_id: row.saved for row in db.execute(query)}
 
 
 def _outcomes(db: Session, trees: Iterable[int]) -> dict[int, dict[str, int]]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from aotcache.protocol.v1.stats import MAX_MODELS, ModelStats, Stats
+from aotcache.protocol.v1.stats import DAYS, MAX_MODELS, ModelStats, Stats
 
+from . import history
 from .database import Database
 from .drift import drift
 from .kept import Kept, Namespaces
@@ -60,6 +61,8 @@ def count(db: Session, namespaces: Iterable[str] | None, now: int = 0) -> Stats:
         .where(within(TreeRow.namespace))
         .group_by(OutcomeRow.outcome)
     ).all()
+    told = history.read(db, wanted, now - DAYS * 24 * history.HOUR)
+    looked_up = {what: int(sum(hours.values())) for what, hours in told.items()}
     return Stats(
         trees=trees,
         parts=db.scalar(parts.where(PartRow.newest, *served)) or 0,
@@ -76,6 +79,12 @@ def count(db: Session, namespaces: Iterable[str] | None, now: int = 0) -> Stats:
         models=_models(db, served),
         drift=drift(db, served),
         counted=now,
+        found=looked_up.get(history.HIT, 0),
+        missed={
+            what.removeprefix(history.MISS): number
+            for what, number in sorted(looked_up.items())
+            if what.startswith(history.MISS)
+        },
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import StoredPart
+from aotcache.protocol.v1.quarantine import QuarantinedPart
 
 SORTS = ("created", "used", "hash", "raw_bytes", "stored_bytes")
 VALUES = ("layout", "engine", "model", "platform_id", "publisher")  # that lists are filtered by
@@ -55,11 +56,27 @@ class TreePage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredGeneration:
+    """One that is stored. state: `served`, `replaced` by another one, `quarantined`, `revoked`."""
+
+    part: StoredPart
+    state: str
+    created: int
+    publisher: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeDetail:
+    """parts: what is served. generations: of all its parts, the last one of each first.
+    quarantined: which are, and why. saved_seconds: of compiling, less those of all pulls."""
+
     tree: TreeSummary
     parts: tuple[StoredPart, ...]
     hash_factors: dict[str, str]
     notes: dict[str, str]
+    generations: tuple[StoredGeneration, ...] = ()
+    quarantined: tuple[QuarantinedPart, ...] = ()
+    saved_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
