@@ -30,7 +30,7 @@ def _of_hash(function: Callable[..., None]) -> click.Command:
     for decorate in (
         options.access,
         options.as_json,
-        click.option("--platform-id", help="Only the tree of the platform of this id."),
+        options.platform_id,
         options.layout,
         click.argument("hash"),
     ):
@@ -63,11 +63,12 @@ def _set_pinned(
     said: str,
 ) -> None:
     index = options.index_at(url, token_file)
+    hash = options.whole_hash(index, hash, namespace, layout)
     done = index.pin(
-        options.whole_hash(index, hash, namespace, layout),
+        hash,
         namespace=namespace,
         layout=layout,
-        platform=platform_id,
+        platform=options.whole_platform(index, platform_id, namespace, hash, layout),
         pinned=pinned,
     )
     if as_json:
