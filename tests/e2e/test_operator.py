@@ -228,7 +228,7 @@ def test_a_miss_is_explained(tree: FoundTree, env: dict[str, str], tmp_path: Pat
     for node in ("n1", "n2"):
         index.explain(Explain(layout=tree.layout, hash=other.hash, platform=H100, node=node))
     line = aotcache("misses", env=env).stdout
-    assert "2 nodes miss because of unknown_hash (unknown_hash; 2 times, last " in line
+    assert "2 nodes miss: unknown hash (2 times, last " in line
 
 
 def test_what_the_service_holds_and_whether_it_is_well(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -11,6 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from aotcache.protocol.v1.trees import VALUES
 
+from .given import GIVEN, given
 from .listing import Filter, limited
 from .models import RecipeRow, TreeRow
 
@@ -56,6 +57,16 @@ def _every(db: Session, column: InstrumentedAttribute[str]) -> list[str]:
     step = step.union_all(select(following).where(step.c.value.is_not(None)))
     found = select(step.c.value).where(step.c.value.is_not(None)).limit(MAX_VALUES + 1)
     return list(db.scalars(found))
+
+
+def platforms_of(db: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The fields of each of these platforms, by its id."""
+    one = GIVEN.c.value[0].as_string()
+    fields = select(TreeRow.platform).where(TreeRow.platform_id == one).limit(1).scalar_subquery()
+    rows = db.execute(
+        select(one, fields), given({number: [name] for number, name in enumerate(ids)})
+    )
+    return {name: platform for name, platform in rows if platform}
 
 
 def models_with(db: Session, text: str, namespaces: Iterable[str] | None) -> Values:

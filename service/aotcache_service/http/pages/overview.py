@@ -72,11 +72,12 @@ def _charts(told: dict[str, dict[int, float]], span: Span, at: int) -> list[Char
         (what for what in told if what.startswith(history.OUTCOME)),
         key=lambda what: (what != good, what),
     )
-    lookups = [summed("found", history.HIT)]
-    lookups += [summed(_words(what, history.MISS), what) for what in reasons]
+    missed = [summed(_words(what, history.MISS), what) for what in reasons]
     stored = Series("stored", bucketed(told.get(history.STORED, {}), span, at, stays=True))
     return [
-        bars("Lookups, and why they missed", "count", starts, lookups),
+        bars("Lookups found", "count", starts, [summed("found", history.HIT)]),
+        # On top of what was found they would be slivers.
+        bars("Lookups missed, and why", "count", starts, missed),
         bars("Seconds saved", "duration", starts, [summed("saved", history.SAVED)]),
         bars(
             "What engines did with what they pulled",

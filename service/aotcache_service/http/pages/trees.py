@@ -12,7 +12,7 @@ from fastapi import Query, Request, Response
 from aotcache.protocol.v1.trees import SORTS
 
 from ...index.listing import Filter, list_trees
-from ...index.values import Values, choices, models_with
+from ...index.values import Values, choices, models_with, platforms_of
 from ..context import ContextDep
 from .render import render
 from .route import page_router
@@ -73,6 +73,7 @@ def trees_page(
         if page is None or not page.trees:
             page = list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
         values = choices(db, within)
+        platforms = platforms_of(db, [*values["platform_id"].found, platform])
     chosen = {
         "search": text,
         "layout": layout,
@@ -99,6 +100,7 @@ def trees_page(
         chosen=chosen,
         choices={**values, "platform": values["platform_id"]},
         models=found,
+        platforms=platforms,
         sorts=_SORTS,
         link=link,
         first=not cursor,
