@@ -231,8 +231,7 @@ def test_drift_asks_the_same_however_many_recipes_drift(
     assert [(one.model, one.hashes, one.expected) for one in found] == [
         (f"org/{recipe}", 3 + recipe, 1) for recipe in (3, 2, 1, 0)
     ]
-    assert len([one for one in said if one.startswith("SELECT trees")]) == 1
-    assert len([one for one in said if "recipe" in one]) == 2
+    assert len([one for one in said if "trees" in one]) == 3
 
 
 def test_a_start_of_several_modules_is_no_drift(database: Database, store: ObjectStore) -> None:

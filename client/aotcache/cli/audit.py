@@ -38,10 +38,10 @@ def audit(
     if as_json:
         output.print_json(found)
         return
-    output.print_table(
-        ("when", "action", "what", "outcome", "token", "by"),
-        [
-            (output.when(one.at), one.action, one.what, one.outcome, one.token or "none", one.way)
-            for one in found
-        ],
-    )
+    for one in found:
+        click.echo(
+            f"{output.when(one.at)}  {one.action} {one.what}: {one.outcome} (token "
+            f"{one.token or 'none'}, by {one.way})"
+        )
+    if not found:
+        click.echo("nothing was changed by hand", err=True)
