@@ -320,9 +320,7 @@ def test_what_would_go_is_said_before(
     assert lookup(tree, env, tmp_path)["reason"] == "unknown_hash"
     # What was done is told, to who may do so.
     said = aotcache("audit", env=env).stdout
-    assert re.search(
-        rf"unpin default/\*/{tree.hash}/{platform}.*: done \(token .*by api\)\n", said
-    )
+    assert re.search(rf"unpin default/\*/{tree.hash}/{platform}.*: done \(token .*by api\)\n", said)
     actions = printed(aotcache("audit", "--limit", "2", "--json", env=env))
     assert [(one["action"], one["outcome"]) for one in actions] == [
         ("delete", "done"),

@@ -88,6 +88,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         _yesterday(service.data)
         _until_counted(site.index)
         words = ("token", "create", "--data-dir", str(service.data), "--scope", "admin", "--json")
+        words += ("--namespace", "*")
         yield Filled(service, str(printed(aotcache(*words))["token"]), trees)
 
 
@@ -135,7 +136,7 @@ def _drift(site: Site, home: Path) -> dict[str, FoundTree]:
 def _until_counted(index: Index) -> None:
     """Lookups are written after seconds; and a collection has ended."""
     end = time.monotonic() + 60
-    state = index.collect(Collect(keep=Keep(days=30), dry_run=True))
+    state = index.collect(Collect(keep=Keep(days=30)))
     while state.running:
         state = index.collection()
     while not any(tree.lookups for tree in index.trees().trees):
