@@ -22,6 +22,7 @@ from aotcache.protocol.names import (
     new_publish_id,
     pack_key,
 )
+from aotcache.protocol.record import TreeUsed
 from aotcache.protocol.v1.collect import Collected, Keep
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.protocol.v1.outcomes import Outcome
@@ -243,6 +244,41 @@ def test_by_count_of_a_recipe(database: Database, store: DirectStore) -> None:
     done = run(database, store, Keep(per_recipe=2))
     assert done.deleted_trees == 2
     assert trees(database) == {"0000", "0003", "0004", "0005"}
+
+
+def test_by_count_of_a_recipe_whose_starts_use_several_trees(
+    database: Database, store: DirectStore
+) -> None:
+    """Target and draft: what is kept starts warm."""
+    for number in range(6):
+        of_its_start = tuple(
+            TreeUsed(layout=VLLM_AOT, hash=named(one))
+            for one in (number // 2 * 2, number // 2 * 2 + 1)
+        )
+        about = {"tree_hash": named(number), "created": NOW + number, "recipe": RECIPE}
+        publish(database, store, b"x", trees=of_its_start, **about)
+    done = run(database, store, Keep(per_recipe=2), dry_run=True)
+    assert [one.hash[:4] for one in done.trees] == ["0001", "0000"]
+    done = run(database, store, Keep(per_recipe=1))
+    assert "the 2 trees of a start of its recipe were used since" in done.trees[0].reason
+    assert trees(database) == {"0004", "0005"}
+
+
+def test_a_tree_that_is_used_during_a_collection_stays(
+    database: Database, store: DirectStore
+) -> None:
+    for number in range(3):
+        publish(database, store, bytes([number]), tree_hash=named(number), created=NOW + number)
+
+    def use() -> None:
+        """Once the first one is gone."""
+        if "0000" not in trees(database):
+            used(database, t2=LATER)
+
+    keep = Keep(days=1)
+    done = collect(database, store, keep, clock=lambda: LATER, grace=GRACE, go_on=use)
+    assert done.deleted_trees == 2
+    assert trees(database) == {"0002"}
 
 
 def test_by_bytes_the_least_recently_used_first(database: Database, store: DirectStore) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from aotcache.errors import (
     NotFoundError,
@@ -15,11 +16,14 @@ from aotcache.errors import (
 from aotcache.protocol.names import (
     VLLM_AOT,
 )
+from aotcache.protocol.record import TreeUsed
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.storage import ObjectStore
 from aotcache_service.index import history
 from aotcache_service.index.database import Database
-from aotcache_service.index.models import OutcomeRow
+from aotcache_service.index.drift import drift
+from aotcache_service.index.kept import Kept, Namespaces
+from aotcache_service.index.models import OutcomeRow, TreeRow
 from aotcache_service.index.totals import Totals
 from aotcache_service.index.usage import UsageCounter
 from aotcache_service.index.write import count_outcome
@@ -173,6 +177,94 @@ def test_totals_are_counted_once_a_minute(database: Database, store: ObjectStore
     publish(database, store)
     assert totals.of(None).trees == 0
     assert totals.of(frozenset(("default",))).trees == 1
+
+
+def test_what_changed_is_counted_for_who_asks_next(database: Database, store: ObjectStore) -> None:
+    """Who looks after an action does not wait for the count: what was so before is answered."""
+    totals = Totals(database)
+    assert totals.of(None).trees == 0
+    publish(database, store)
+    totals.forget()
+    assert totals.of(None, wait=False).trees == 0
+    end = time.monotonic() + 60
+    while totals.of(None, wait=False).trees == 0:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    totals.forget()
+    assert totals.of(None).trees == 1
+
+
+def test_what_changes_while_it_is_counted_is_counted_again() -> None:
+    counts = []
+
+    def count(_namespaces: Namespaces) -> int:
+        counts.append(len(counts))
+        if len(counts) == 1:
+            kept.forget()
+        return counts[-1]
+
+    kept = Kept(count)
+    assert [kept.of(None) for _ in range(3)] == [0, 1, 1]
+
+
+def test_drift_asks_the_same_however_many_recipes_drift(
+    database: Database, store: ObjectStore
+) -> None:
+    for recipe in range(4):
+        for number in range(3 + recipe):
+            publish(
+                database,
+                store,
+                tree_hash=f"{recipe}{number}" * 32,
+                recipe=replace(RECIPE, model=f"org/{recipe}"),
+            )
+    said: list[str] = []
+
+    def note(_: object, __: object, statement: str, *_more: object) -> None:
+        said.append(statement)
+
+    with database.read() as db:
+        engine = db.get_bind()
+        event.listen(engine, "before_cursor_execute", note)
+        found = drift(db, (TreeRow.hidden.is_(False),))
+        event.remove(engine, "before_cursor_execute", note)
+    assert [(one.model, one.hashes, one.expected) for one in found] == [
+        (f"org/{recipe}", 3 + recipe, 1) for recipe in (3, 2, 1, 0)
+    ]
+    assert len([one for one in said if "trees" in one]) == 3
+
+
+def test_a_start_of_several_modules_is_no_drift(database: Database, store: ObjectStore) -> None:
+    hashes = [f"{number}" * 64 for number in range(4)]
+    used = tuple(TreeUsed(layout=VLLM_AOT, hash=one) for one in hashes)
+    for one in hashes:
+        publish(database, store, tree_hash=one, recipe=RECIPE, trees=used)
+    assert Totals(database).of(None).drift == ()
+    for number in range(5):
+        publish(database, store, tree_hash=f"{number}f" * 32, recipe=RECIPE)
+    (found,) = Totals(database).of(None).drift
+    assert (found.device, found.torch) == (PLATFORM.device, PLATFORM.torch)
+    assert (found.model, found.platform, found.hashes, found.expected) == (
+        RECIPE.model,
+        PLATFORM.id,
+        9,
+        4,
+    )
+
+
+def test_what_was_found_and_missed_lately(database: Database) -> None:
+    now = database.now()
+    amounts = {
+        history.place("default", history.HIT, now): 3.0,
+        history.place("team", history.HIT, now): 2.0,
+        history.place("default", history.MISS + "unknown_hash", now): 1.0,
+        history.place("default", history.HIT, now - 8 * 24 * 3600): 100.0,
+    }
+    with database.write() as db:
+        history.add(db, amounts)
+    found = Totals(database).of(None)
+    assert (found.found, found.missed) == (5, {"unknown_hash": 1})
+    assert Totals(database).of(frozenset(("team",))).found == 2
 
 
 def test_ranks_that_compile_side_by_side_save_their_share(

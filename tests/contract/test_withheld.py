@@ -22,6 +22,7 @@ from aotcache.protocol.v1.keys import RevokeKey
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.protocol.v1.outcomes import OTHER_SOURCE, Outcome
 from aotcache.protocol.v1.quarantine import Quarantine, Release
+from aotcache.protocol.v1.trees import TreeSummary
 from aotcache.storage import DirectStore, ObjectStore
 from aotcache_service.auth import READ
 from aotcache_service.index import lookup as lookups
@@ -34,7 +35,7 @@ from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.revoke import revoke_key
 from support.indexed import NOW, TREE, begin, finish, hit, publish, rebuild
-from support.stored import HASH, PLATFORM, RANK, key_of, make_manifest, put_part
+from support.stored import HASH, PLATFORM, RANK, RECIPE, key_of, make_manifest, put_part
 
 NODES = 3
 ONE, TWO = "1" * 32, "2" * 32
@@ -278,10 +279,40 @@ def test_a_tree_of_which_all_is_quarantined_is_listed_as_such(
     with database.read() as db:
         (tree,) = list_trees(db, Filter()).trees
     assert (tree.quarantined, tree.parts) == (True, ())
+    assert (tree.withheld, tree.missing) == ((RANK, "shared"), ())
     quarantine.release(database, store, Release(layout=VLLM_AOT, hash=HASH))
     with database.read() as db:
         (tree,) = list_trees(db, Filter()).trees
-    assert (tree.quarantined, tree.parts) == (False, (RANK, "shared"))
+    assert (tree.quarantined, tree.parts, tree.withheld) == (False, (RANK, "shared"), ())
+
+
+def test_what_is_withheld_is_not_missing_and_has_its_size(
+    new_database: Callable[[], Database], database: Database, store: ObjectStore
+) -> None:
+    """Whatever order parts are withheld in, and after a rebuild."""
+    about = {"expected_parts": ("shared", RANK, "rank_1_0-d1"), "recipe": RECIPE}
+    publish(database, store, b"shared", **about)
+    publish(database, store, b"model", part=RANK, **about)
+    publish(database, store, b"a larger model", part=RANK, generation=2, created=2_000, **about)
+
+    def listed(index: Database) -> TreeSummary:
+        with index.read() as db:
+            (tree,) = list_trees(db, Filter()).trees
+        return tree
+
+    before = listed(database)
+    for part, served in ((RANK, ("shared",)), ("shared", ())):
+        asked = Quarantine(layout=VLLM_AOT, hash=HASH, reason="x", part=part)
+        quarantine.put(database, store, asked, now=NOW)
+        now = listed(database)
+        withheld = tuple(sorted({RANK, "shared"}.difference(served)))
+        assert (now.parts, now.withheld, now.missing) == (served, withheld, ("rank_1_0-d1",))
+        changed = {"parts": served, "withheld": withheld, "quarantined": True}
+        assert now == replace(before, **changed)  # type: ignore[arg-type]
+    rebuilt = new_database()
+    rebuild(rebuilt, store)
+    assert listed(rebuilt) == listed(database)
+    assert before.raw_bytes == len(b"shared" + b"a larger model")
 
 
 @pytest.mark.usefixtures("stored")

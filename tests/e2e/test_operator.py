@@ -228,7 +228,7 @@ def test_a_miss_is_explained(tree: FoundTree, env: dict[str, str], tmp_path: Pat
     for node in ("n1", "n2"):
         index.explain(Explain(layout=tree.layout, hash=other.hash, platform=H100, node=node))
     line = aotcache("misses", env=env).stdout
-    assert "2 nodes miss because of unknown_hash (unknown_hash; 2 times, last " in line
+    assert "2 nodes miss: unknown hash (2 times, last " in line
 
 
 def test_what_the_service_holds_and_whether_it_is_well(
@@ -239,14 +239,19 @@ def test_what_the_service_holds_and_whether_it_is_well(
     shown = aotcache("stats", env=env).stdout
     assert re.search(r"trees +1 *\n", shown)
     assert RECIPE.model in shown
+    assert "found, last 7 days" in shown
     said = printed(aotcache("status", "--json", env=env))
     assert (said["status"], said["version"]) == ("ready", __version__)
     # Who may not ask for collections is told the rest.
     assert "not known: token" in said["collection"]
     env["AOTCACHE_TOKEN"] = token(service, "--scope", "admin", "--namespace", "*")
-    assert "collection: ended never" in aotcache("status", env=env).stdout
+    assert "collection: ended never\n" in aotcache("status", env=env).stdout
+    for words, what in ((("reconcile",), "a reconcile"), (("gc", "--dry-run"), "a dry run")):
+        aotcache(*words, env=env)
+        said = aotcache("status", env=env).stdout
+        assert re.search(rf"collection: ended never; {what} ended \d{{4}}-", said)
     aotcache("gc", env=env)
-    assert re.search(r"collection: ended \d{4}-", aotcache("status", env=env).stdout)
+    assert re.search(r"collection: ended \d{4}-[^;]+\n", aotcache("status", env=env).stdout)
     service.stop()
     done = aotcache("status", env=env, check=False)
     assert done.returncode == 1
@@ -267,7 +272,14 @@ def test_quarantine_by_hand_and_what_is_shown_of_it(
     assert all(word in listed for word in (start, "pinned", "quarantined"))
     for only, found in (("--quarantined", 1), ("--pinned", 1), ("--publisher=nobody", 0)):
         assert len(printed(aotcache("ls", only, "--json", env=env))) == found
-    assert "pinned quarantined" in aotcache("show", start, env=env).stdout
+    shown = aotcache("show", start, env=env).stdout
+    assert "pinned quarantined" in shown
+    assert re.search(
+        r"quarantined shared +generations 1 to 1 since .*: driver 590 crashes\n", shown
+    )
+    assert re.search(rf"{RANK} +1 +quarantined ", shown)
+    assert re.search(r"saved +0 s of compiling\n", shown)
+    assert "extra" not in shown
     refused = aotcache("rm", start, "--yes", env=env, check=False)
     assert (refused.returncode, "is pinned" in refused.stderr) == (1, True)
     assert aotcache("release", start, env=env).stdout.count("served again") == 2
@@ -278,3 +290,45 @@ def test_quarantine_by_hand_and_what_is_shown_of_it(
     nothing = ("quarantine", "add", start, "--reason", "x", "--after", "1")
     refused = aotcache(*nothing, env=env, check=False)
     assert (refused.returncode, "no earlier" in refused.stderr) == (1, True)
+
+
+def test_what_would_go_is_said_before(
+    tree: FoundTree, env: dict[str, str], tmp_path: Path, service: Service
+) -> None:
+    """By the beginnings of hash and platform, as `ls` prints them."""
+    start, platform = tree.hash[:16], H100.for_any_cpu().id[:12]
+    words = ("rm", start, "--platform-id", platform)
+    aotcache("pin", start, "--platform-id", platform, env=env)
+    refused = aotcache(*words, "--dry-run", env=env, check=False)
+    assert (refused.returncode, "is pinned: nothing goes" in refused.stderr) == (1, True)
+    aotcache("unpin", start, "--platform-id", platform, env=env)
+    dry = aotcache(*words, "--dry-run", env=env).stdout
+    assert f"would be deleted: default/{tree.layout}/{tree.hash}/{platform}" in dry
+    assert RECIPE.model in dry
+    (told,) = printed(aotcache(*words, "--dry-run", "--json", env=env))
+    assert told["hash"] == tree.hash
+    asked = aotcache(*words, env=env, check=False)
+    assert asked.returncode == 1
+    assert f"/{tree.hash}/{platform}" in asked.stderr
+    assert "delete 1 stored tree(s)?" in asked.stderr
+    assert len(printed(aotcache("ls", "--platform-id", platform, "--json", env=env))) == 1
+    for command in ("pin", "rm"):
+        unknown = aotcache(command, start, "--platform-id", "0f0f", env=env, check=False)
+        assert (unknown.returncode, "0 stored platforms" in unknown.stderr) == (2, True)
+    assert "parts" in lookup(FoundTree(tree.layout, start, tree.path), env, tmp_path)
+    aotcache(*words, "--yes", env=env)
+    assert lookup(tree, env, tmp_path)["reason"] == "unknown_hash"
+    # What was done is told, to who may do so.
+    said = aotcache("audit", env=env).stdout
+    assert re.search(rf"unpin default/\*/{tree.hash}/{platform}.*: done \(token .*by api\)\n", said)
+    actions = printed(aotcache("audit", "--limit", "2", "--json", env=env))
+    assert [(one["action"], one["outcome"]) for one in actions] == [
+        ("delete", "done"),
+        ("unpin", "done"),
+    ]
+    reader = {**env, "AOTCACHE_TOKEN": token(service)}
+    refused = aotcache("audit", env=reader, check=False)
+    assert (refused.returncode, "may not admin" in refused.stderr) == (1, True)
+    nothing = aotcache("export", "--all", "--to", str(tmp_path / "box"), env=env, check=False)
+    assert (nothing.returncode, "nothing is stored" in nothing.stderr) == (1, True)
+    assert aotcache("ls", "--limit", "-1", env=env, check=False).returncode == 2

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from aotcache.errors import PinnedError
 from aotcache.net.http import HttpClient
 from aotcache.probe.trees import FoundTree
 from aotcache.protocol.names import VLLM_AOT
+from aotcache.protocol.v1.collect import Collect, Keep
 from aotcache.protocol.v1.explain import Explain
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.protocol.v1.outcomes import Outcome
+from aotcache.protocol.v1.quarantine import Quarantine
 from aotcache.remote.index import Index
 from aotcache.storage import http_store
 from aotcache.sync.site import Site
@@ -27,12 +31,17 @@ from aotcache_service.index import history
 from aotcache_service.index.database import Database
 from support.browser import chromium, violations
 from support.site import Service, aotcache, printed, publish_tree, run
-from support.small import record, small_tree
+from support.small import add, record, small_tree
 from support.trees import H100, RECIPE
 
 _OWN = "document.title='owned'"
 HOSTILE = f"""<script>{_OWN}</script>"'><img src=x onerror="{_OWN}">"""
 MODELS = ("org/llama-3-70b", "org/qwen3-32b", "org/mixtral-8x22b")
+TROUBLED = "org/deepseek-v3"
+DRIFTING = "org/phi-4"
+RAY = "env.VLLM_RAY_BUNDLE_INDICES"
+FACTORS = {"code": "b1946ac92492d234", "config": "591785b794601e21", "env": "2cd6ee2c70b0bde5"}
+FACTORS |= {"env.VLLM_USE_DEEP_GEMM": "1", "env.VLLM_FUSED_MOE_CHUNK_SIZE": "16384", RAY: "0,1"}
 WIDE = {"width": 1400, "height": 900}
 HOUR = 3600
 
@@ -67,14 +76,19 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
             tree = small_tree(home / model[:5], name=model, ranks=ranks, cpp=True, recipe=recipe)
             for rank in ranks:
                 part = f"rank_{rank}_0-d{rank}"
-                record(Path(tree.path), part, recipe=recipe, compile_seconds=184.2 + number)
+                about = {"compile_seconds": 184.2 + number, "hash_factors": FACTORS}
+                record(Path(tree.path), part, recipe=recipe, **about)
             publish_tree(site, tree)
             trees[model] = tree
             for back in range(number + 1):
                 _use(site.index, tree, node=f"node-{back}")
+        trees[TROUBLED] = _trouble(site, home / "trouble")
+        trees |= _drift(site, home / "drift")
         _miss(site.index)
         _yesterday(service.data)
+        _until_counted(site.index)
         words = ("token", "create", "--data-dir", str(service.data), "--scope", "admin", "--json")
+        words += ("--namespace", "*")
         yield Filled(service, str(printed(aotcache(*words))["token"]), trees)
 
 
@@ -85,7 +99,66 @@ def _use(index: Index, tree: FoundTree, node: str) -> None:
     index.outcome(Outcome(**about, part="rank_0_0-d0", outcome="loaded"))
 
 
+def _trouble(site: Site, home: Path) -> FoundTree:
+    """Two ranks of four, one of which crashed; the kernels are those of an earlier generation."""
+    recipe = replace(RECIPE, model=TROUBLED, tensor_parallel_size=4)
+    tree = small_tree(home, name=TROUBLED, ranks=(0, 1), cpp=True, recipe=recipe)
+    every = ("shared", *(f"rank_{rank}_0-d{rank}" for rank in range(4)))
+    for part in every[1:3]:
+        record(Path(tree.path), part, recipe=recipe, expected_parts=every, compile_seconds=903.0)
+    publish_tree(site, tree)
+    add(tree.path, "inductor_cache/zz/czzgrown.py", b"# grown\n" * 900)
+    publish_tree(site, tree)
+    about = {"layout": tree.layout, "hash": tree.hash}
+    for node in ("gpu-1", "gpu-2", "gpu-3"):
+        told = {"platform": H100.id, "generation": 1, "node": node, "reason": "SIGSEGV"}
+        site.index.outcome(Outcome(**about, **told, part=every[2], outcome="crashed"))
+    site.index.quarantine(
+        Quarantine(**about, part="shared", after=1, reason="kernels of the second are slower")
+    )
+    return tree
+
+
+def _drift(site: Site, home: Path) -> dict[str, FoundTree]:
+    """A recipe with many hashes, one of them pinned."""
+    recipe, trees = replace(RECIPE, model=DRIFTING), {}
+    for number in range(4):
+        name = f"{DRIFTING} {number}"
+        trees[name] = small_tree(home / str(number), name=name, cpp=True, recipe=recipe)
+        publish_tree(site, trees[name])
+    kept = trees[f"{DRIFTING} 0"].hash
+    site.index.pin(kept)
+    with suppress(PinnedError):
+        site.index.delete(kept)
+    return trees
+
+
+def _until_counted(index: Index) -> None:
+    """Lookups are written after seconds; and a collection has ended."""
+    end = time.monotonic() + 60
+    state = index.collect(Collect(keep=Keep(days=30)))
+    while state.running:
+        state = index.collection()
+    while not any(tree.lookups for tree in index.trees().trees):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def _miss(index: Index) -> None:
+    for number in range(14):
+        indices = f"{2 * number + 2},{2 * number + 3}"
+        asked = Explain(
+            layout=VLLM_AOT,
+            hash=f"{number:064x}",
+            platform=H100,
+            recipe=replace(RECIPE, model=MODELS[0]),
+            hash_factors=FACTORS | {"env": f"{number:016x}", RAY: indices},
+            node=f"ray-{number}",
+        )
+        index.explain(asked)
+    for node in ("dev-1", "dev-2"):
+        new = replace(RECIPE, model="org/never-published")
+        index.explain(Explain(layout=VLLM_AOT, hash="e" * 64, platform=H100, recipe=new, node=node))
     for number in range(40):
         asked = Explain(
             layout=VLLM_AOT,
@@ -154,7 +227,18 @@ def hashes(page: Page, count: int) -> list[str]:
     return [text.strip() for text in listed(page).all_inner_texts()]
 
 
-PAGES = ("overview", "trees", "tree", "confirm", "files", "misses", "audit", "sign-in", "error")
+PAGES = (
+    "overview",
+    "trees",
+    "tree",
+    "trouble",
+    "confirm",
+    "files",
+    "misses",
+    "audit",
+    "sign-in",
+    "error",
+)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -170,7 +254,8 @@ def test_each_page_in_both_themes(
     wrong: dict[str, list[str]] = {"sign-in": violations(page)}
     page.screenshot(path=kept / f"sign-in-{theme}.png", full_page=True)
     sign_in(page, filled.token)
-    addresses = ("/", "/trees", at, f"{at}/quarantine", f"{at}/files", "/misses", "/audit")
+    trouble = filled.at(TROUBLED)
+    addresses = ("/", "/trees", at, trouble, f"{at}/quarantine", f"{at}/files", "/misses", "/audit")
     for name, path in zip(PAGES, addresses, strict=False):
         page.goto(path)
         wrong[name] = violations(page)
@@ -181,6 +266,33 @@ def test_each_page_in_both_themes(
     context.close()
     assert set(wrong) == set(PAGES)
     assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_what_is_wrong_is_said(page: Page, filled: Filled) -> None:
+    page.goto(filled.at(TROUBLED))
+    said = page.locator("main").inner_text()
+    for piece in (
+        "Stored, and not served: rank_1_0-d1",
+        "Not stored yet: rank_2_0-d2, rank_3_0-d3",
+        "shared is quarantined from generation 2 up to generation 2",
+        "gpu-3: crashed (SIGSEGV)",
+    ):
+        assert piece in said, piece
+    states = page.locator("table").first.locator("td:nth-child(3)").all_inner_texts()
+    assert states == ["served", "quarantined", "quarantined", "served"]
+    page.goto("/")
+    drift = page.get_by_role("region", name="One recipe, many hashes")
+    assert re.search(rf"{DRIFTING}\t{H100.device}.*\t4\t1", drift.inner_text(), re.DOTALL)
+    expect(page.get_by_text("1 pinned")).to_be_visible()
+    page.goto("/misses")
+    headings = page.get_by_role("heading", level=2)
+    expect(headings).to_have_text(
+        [
+            "40 nodes miss: platform torch differs",
+            f"14 nodes miss: {RAY} differs",
+            "2 nodes miss: unknown hash",
+        ]
+    )
 
 
 def test_sign_in_and_out(browser: Browser, filled: Filled) -> None:
@@ -249,7 +361,8 @@ def test_pin_quarantine_release_and_delete(page: Page, filled: Filled) -> None:
     act("Quarantine")
     assert "driver 590 crashes" in page.content()
     page.goto("/trees?quarantined=1")
-    expect(listed(page)).to_have_text([filled.trees[MODELS[2]].hash[:16]])
+    wanted = {filled.trees[model].hash[:16] for model in (MODELS[2], TROUBLED)}
+    assert set(hashes(page, 2)) == wanted
     act("Release")
     assert "served again" in page.get_by_role("status").inner_text()
     act("Delete")
@@ -315,7 +428,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser: Browser, filled: Fill
     context = browser.new_context(base_url=filled.url, viewport={"width": 390, "height": 800})
     page = context.new_page()
     sign_in(page, filled.token)
-    for path in ("/", "/trees", filled.at(MODELS[0]), "/misses", "/audit"):
+    for path in ("/", "/trees", filled.at(TROUBLED), "/misses", "/audit"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
     context.close()

@@ -3,7 +3,8 @@
     python -m support.filled URL TREES      (with tests on PYTHONPATH)
 
 The rows are those that publishing such trees would leave; nothing lies in object storage. The same
-number of trees always gives the same rows, and tree n is the same however many there are.
+number of trees always gives the same rows, and tree n is the same however many there are; what the
+fleet did lately is by the clock, as only that is shown.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cache, lru_cache
@@ -33,6 +35,9 @@ NAMESPACES = ("default", "default", "default", "team-a", "team-b")
 STARTED = 10
 FIRST_DAY = 1_760_000_000
 _BATCH = 20_000
+_MISSES = 30_000  # of all trees: in the namespace with the most as many as the service keeps
+_HISTORY = 90 * 24  # hours
+_CAUSES = 150
 _RANKS = (1, 1, 1, 1, 2, 2, 2, 8)
 _DEVICES = (
     ("NVIDIA H100 80GB HBM3", "sm_90"),
@@ -100,6 +105,8 @@ def fill(database: Database, trees: int) -> None:
             numbers = range(first, min(first + _BATCH, trees))
             for name, rows in _tables(numbers).items():
                 _insert(connection, Base.metadata.tables[name], rows)
+        for name, rows in _lately(trees, int(time.time())).items():
+            _insert(connection, Base.metadata.tables[name], rows)
         for index in later:
             index.create(connection)
         if database.sqlite_file is None:
@@ -118,6 +125,65 @@ def _tables(numbers: range) -> dict[str, Iterable[Row]]:
         "part_packs": (_part_pack(part) for part in parts),
         "outcomes": (_outcome(number) for number in numbers if number % 3 == 0),
         "quarantines": (_quarantine(number) for number in numbers if number % 4 == 0),
+    }
+
+
+def _lately(trees: int, now: int) -> dict[str, Iterable[Row]]:
+    """What nodes told and operators did in the last days, as far as the service keeps it."""
+    return {
+        "misses": (_miss(number, now) for number in range(min(trees, _MISSES))),
+        "history": (
+            {
+                "namespace": namespace,
+                "hour": now // 3600 * 3600 - 3600 * back,
+                "what": what,
+                "value": 9,
+            }
+            for back in range(min(trees // 10, _HISTORY))
+            for namespace in sorted(set(NAMESPACES))
+            for what in (
+                "hit",
+                "miss.unknown_hash",
+                "outcome.loaded",
+                "saved_seconds",
+                "stored_bytes",
+            )
+        ),
+        "audit": (_action(number, now) for number in range(min(trees, _BATCH))),
+    }
+
+
+def _miss(number: int, now: int) -> Row:
+    key = _key(number)
+    cause = f"env.VLLM_{number % _CAUSES}"
+    near = {"layout": key.layout, "hash": key.hash, "platform": key.platform}
+    return {
+        "namespace": key.namespace,
+        "layout": VLLM_AOT,
+        "hash": _digest("unknown", number),
+        "platform_id": key.platform,
+        "node": f"node-{number % 5000}",
+        "model": _recipe(number).model,
+        "reason": "unknown_hash",
+        "cause": cause,
+        "differences": json.dumps([{"field": cause, "stored": "1", "asked": str(number)}]),
+        "nearest": json.dumps(near),
+        "count": 1 + number % 5,
+        "last": now - number * 7_919 % (6 * 86_400),
+    }
+
+
+def _action(number: int, now: int) -> Row:
+    key = _key(number)
+    return {
+        "id": number + 1,
+        "at": now - 60 * (_BATCH - number),
+        "token": "0123456789ab",
+        "way": "pages",
+        "namespace": key.namespace,
+        "action": "pin",
+        "what": f"{key.namespace}/{key.path}",
+        "outcome": "done",
     }
 
 
@@ -163,6 +229,7 @@ def _tree_row(number: int) -> Row:
         "engine": recipe.engine,
         "model": recipe.model,
         "parts": _texts(names),
+        "withheld": "[]",
         "expected_parts": _texts(names),
         "files": 400 * len(names),
         "raw_bytes": _bytes(number) * len(names),

@@ -9,7 +9,7 @@ import click
 from aotcache.cli import MISS, options, output
 from aotcache.cli.pull import said
 from aotcache.cli.push import said_published
-from aotcache.errors import UsageError
+from aotcache.errors import NotFoundError, UsageError
 from aotcache.protocol.v1.trees import TreeDetail
 from aotcache.remote.index import Index
 from aotcache.sync.carry import export_tree, exported, import_trees
@@ -21,7 +21,7 @@ from aotcache.sync.pull import Pulled
 @click.argument("hashes", metavar="HASH…", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every tree of the namespace.")
 @click.option("--to", "folder", metavar="DIR", required=True, help="Where to; may exist.")
-@click.option("--platform-id", help="Only trees of the platform of this id.")
+@options.platform_id
 @options.layout
 @options.as_json
 @options.transfer
@@ -43,7 +43,12 @@ def export(
     if bool(hashes) == everything:
         raise UsageError("say which trees: `aotcache export HASH… --to DIR`, or --all")
     index = options.index_at(site["url"], site["token_file"])
-    wanted = _every_hash(index, namespace, layout) if everything else list(hashes)
+    if everything:
+        wanted = _every_hash(index, namespace, layout)
+        if not wanted:
+            raise NotFoundError(f"nothing is stored in namespace {namespace}: nothing is exported")
+    else:
+        wanted = [options.whole_hash(index, hash, namespace, layout) for hash in hashes]
     done: list[Pulled] = []
     missed = False
     with output.progress(as_json) as progress:
@@ -77,6 +82,7 @@ def _stored(
     index: Index, hashes: list[str], namespace: str, layout: str | None, platform: str | None
 ) -> list[TreeDetail]:
     """All of them are asked for first: what is not stored is said before anything is done."""
+    platform = options.whole_platform(index, platform, namespace, layout=layout)
     found = (
         index.tree(hash, namespace=namespace, layout=layout, platform=platform) for hash in hashes
     )

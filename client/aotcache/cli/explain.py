@@ -80,9 +80,11 @@ def misses(
         output.say("no node missed", err=True)
     for group in found.groups:
         nodes = "1 node misses" if group.nodes == 1 else f"{group.nodes} nodes miss"
+        reason = group.reason.replace("_", " ")
+        why = reason if group.cause == group.reason else f"{group.cause} differs, {reason}"
         output.say(
-            f"{nodes} because of {group.cause} ({group.reason}; {group.misses} times, last "
-            f"{output.when(group.last)}: {group.node}, {group.model or group.hash[:12]})"
+            f"{nodes}: {why} ({group.misses} times, last {output.when(group.last)}: {group.node}, "
+            f"{group.model or group.hash[:12]})"
         )
         for one in group.differences:
             output.say(f"  {one.field}: stored {one.stored!r}, there {one.asked!r}")

@@ -10,7 +10,16 @@ import click
 
 from aotcache.cli import options, output
 from aotcache.errors import RemoteError
-from aotcache.protocol.v1.collect import Collect, Collected, Collection, Keep, Reconciled
+from aotcache.protocol.v1.collect import (
+    MAX_BYTES,
+    MAX_DAYS,
+    MAX_PER_RECIPE,
+    Collect,
+    Collected,
+    Collection,
+    Keep,
+    Reconciled,
+)
 from aotcache.remote.index import Index
 
 _POLL = 0.5  # seconds between two looks whether a collection has ended
@@ -21,7 +30,7 @@ def _of_hash(function: Callable[..., None]) -> click.Command:
     for decorate in (
         options.access,
         options.as_json,
-        click.option("--platform-id", help="Only the tree of the platform of this id."),
+        options.platform_id,
         options.layout,
         click.argument("hash"),
     ):
@@ -54,11 +63,12 @@ def _set_pinned(
     said: str,
 ) -> None:
     index = options.index_at(url, token_file)
+    hash = options.whole_hash(index, hash, namespace, layout)
     done = index.pin(
-        options.whole_hash(index, hash, namespace, layout),
+        hash,
         namespace=namespace,
         layout=layout,
-        platform=platform_id,
+        platform=options.whole_platform(index, platform_id, namespace, hash, layout),
         pinned=pinned,
     )
     if as_json:
@@ -72,18 +82,19 @@ def _set_pinned(
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option(
     "--keep-days",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_DAYS),
     help="Delete trees that were neither looked up nor published for so long; 0: none.",
 )
 @click.option(
     "--keep-bytes",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_BYTES),
     help="Delete the least recently used trees while all take more; 0: none.",
 )
 @click.option(
     "--keep-per-recipe",
-    type=click.IntRange(0),
-    help="Of each recipe, layout and platform keep so many, the last used ones; 0: all.",
+    type=click.IntRange(0, MAX_PER_RECIPE),
+    help="Of each recipe, layout and platform keep the trees of so many starts, the last used "
+    "ones; 0: all.",
 )
 @options.as_json
 @options.access

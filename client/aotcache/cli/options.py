@@ -105,6 +105,9 @@ layout = click.option(
     type=click.Choice(LAYOUTS),
     help="Kind of tree. Default: told by the hash, where one is given.",
 )
+platform_id = click.option(
+    "--platform-id", help="Only trees of the platform of this id; its start suffices."
+)
 platform = click.option(
     "--platform",
     "platform_from",
@@ -125,6 +128,7 @@ _VARIABLES = {
     "signing_key": settings.SIGNING_KEY,
 }
 _HEX = set("0123456789abcdef")
+_LONGEST_HASH, _PLATFORM_ID = 64, 32  # characters of whole ones
 
 
 def access(command: F) -> F:
@@ -158,12 +162,33 @@ def layout_of(tree_hash: str, layout: str | None) -> str:
 def whole_hash(index: Index, start: str, namespace: str, layout: str | None = None) -> str:
     """The stored hash that begins so, as `ls` shows them; as it is where there is none. Raises
     UsageError where there are several."""
+    if len(start) == _LONGEST_HASH:
+        return start
     page = index.trees(namespace=namespace, layout=layout, hash=start, limit=100)
     found = {tree.hash for tree in page.trees}
     if start in found or not found:
         return start
     if len(found) > 1:
         raise UsageError(f"{start!r} is the start of several stored hashes: say more of it")
+    return found.pop()
+
+
+def whole_platform(
+    index: Index,
+    start: str | None,
+    namespace: str,
+    hash: str | None = None,
+    layout: str | None = None,
+) -> str | None:
+    """The id of the platform of a stored tree, of this hash, that begins so, as `ls` shows them.
+    Raises UsageError where there is none, or are several."""
+    if not start or len(start) == _PLATFORM_ID:
+        return start
+    page = index.trees(namespace=namespace, layout=layout, hash=hash, limit=500)
+    found = {one.platform_id for one in page.trees if one.platform_id.startswith(start)}
+    if len(found) != 1:
+        what = f"platforms of {hash}" if hash else "platforms"
+        raise UsageError(f"{len(found)} stored {what} begin with {start}; `aotcache ls` names them")
     return found.pop()
 
 

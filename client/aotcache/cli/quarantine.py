@@ -43,7 +43,7 @@ def list_quarantined(
 @click.option("--reason", required=True, help="Why, for whoever misses it then.")
 @options.layout
 @click.option("--part", default="", help="Only this part.")
-@click.option("--platform-id", default="", help="Only the tree of the platform of this id.")
+@options.platform_id
 @click.option(
     "--after",
     metavar="GENERATION",
@@ -57,7 +57,7 @@ def add(
     reason: str,
     layout: str | None,
     part: str,
-    platform_id: str,
+    platform_id: str | None,
     after: int | None,
     as_json: bool,
     url: str,
@@ -74,7 +74,7 @@ def add(
         hash=hash,
         reason=reason,
         part=part,
-        platform=platform_id,
+        platform=options.whole_platform(index, platform_id, namespace, hash, layout) or "",
         namespace=namespace,
         after=after or 0,
     )
@@ -90,14 +90,14 @@ def add(
 @click.argument("hash")
 @options.layout
 @click.option("--part", default="", help="Only this part.")
-@click.option("--platform-id", default="", help="Only the tree of the platform of this id.")
+@options.platform_id
 @options.as_json
 @options.access
 def release(
     hash: str,
     layout: str | None,
     part: str,
-    platform_id: str,
+    platform_id: str | None,
     as_json: bool,
     url: str,
     token_file: str | None,
@@ -112,7 +112,7 @@ def release(
         layout=options.layout_of(hash, layout),
         hash=hash,
         part=part,
-        platform=platform_id,
+        platform=options.whole_platform(index, platform_id, namespace, hash, layout) or "",
         namespace=namespace,
     )
     released = index.release(asked).parts

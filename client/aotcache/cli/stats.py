@@ -6,7 +6,8 @@ import click
 
 from aotcache.cli import options, output
 from aotcache.errors import AotcacheError
-from aotcache.protocol.v1.stats import Stats
+from aotcache.protocol.v1.collect import Collection
+from aotcache.protocol.v1.stats import DAYS, Stats
 
 
 @click.command()
@@ -37,6 +38,23 @@ def stats(
                 for one in found.models
             ],
         )
+    if found.drift:
+        output.say("one recipe, many hashes: something that is no part of it changes them")
+        output.print_table(
+            ("model", "layout", "device", "torch", "platform", "hashes", "a start uses"),
+            [
+                (
+                    one.model or "not known",
+                    one.layout,
+                    one.device,
+                    one.torch,
+                    one.platform[:12],
+                    str(one.hashes),
+                    str(one.expected),
+                )
+                for one in found.drift
+            ],
+        )
 
 
 def _rows(found: Stats) -> list[tuple[str, str]]:
@@ -50,10 +68,20 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
             for state, number in sorted(found.packs.items(), reverse=True)
         ),
         ("lookups that hit", str(found.lookups)),
+        (f"found, last {DAYS} days", _rate(found)),
+        *(
+            (f"missed, {reason.replace('_', ' ')}", str(number))
+            for reason, number in found.missed.items()
+        ),
         *((f"parts {name}", str(number)) for name, number in sorted(found.outcomes.items())),
         ("pulled", f"{output.size(found.pull_bytes)} in {found.pull_seconds:.0f} s"),
         ("saved", f"{found.saved_seconds:.0f} s of compiling"),
     ]
+
+
+def _rate(found: Stats) -> str:
+    every = found.found + sum(found.missed.values())
+    return f"{100 * found.found / every:.1f} % of {every} lookups" if every else "no lookups"
 
 
 @click.command()
@@ -83,14 +111,22 @@ def status(
         # Not everybody may ask: it is well all the same.
         said["collection"] = f"not known: {error}"
     else:
-        if last.running:
-            said["collection"] = f"under way since {output.when(last.started)}"
-        elif last.error:
-            said["collection"] = f"failed {output.when(last.finished)}: {last.error}"
-        else:
-            said["collection"] = f"ended {output.when(last.finished)}"
+        said["collection"] = _collection(last)
     if as_json:
         output.print_json(said)
         return
     for name, value in said.items():
         output.say(f"{name}: {value}")
+
+
+def _collection(last: Collection) -> str:
+    if last.running:
+        return f"under way since {output.when(last.started)}"
+    if last.error:
+        return f"failed {output.when(last.finished)}: {last.error}"
+    ended = f"ended {output.when(last.done)}"
+    if last.reconciled is not None:
+        return f"{ended}; a reconcile ended {output.when(last.finished)}"
+    if last.report is not None and last.report.dry_run:
+        return f"{ended}; a dry run ended {output.when(last.finished)}"
+    return ended

@@ -15,6 +15,7 @@ from aotcache.net.http import HttpClient
 from aotcache.protocol.names import TreeKey, check_publish_id
 
 if TYPE_CHECKING:
+    from aotcache.protocol.v1.audit import Audit
     from aotcache.protocol.v1.collect import Collect, Collection
     from aotcache.protocol.v1.explain import Explain, Explanation, Misses
     from aotcache.protocol.v1.keys import Revoked, RevokeKey
@@ -172,6 +173,13 @@ class Index:
         from aotcache.protocol.v1.collect import Collection
 
         return self._client.request_json("GET", "/v1/collect", None, Collection)
+
+    def audit(self, namespace: str | None = None, *, before: int = 0, limit: int = 100) -> Audit:
+        """What was changed by hand; None: in all namespaces. before: the action of this id."""
+        from aotcache.protocol.v1.audit import Audit
+
+        query = _query(namespace=namespace, before=before, limit=limit)
+        return self._client.request_json("GET", "/v1/audit", None, Audit, query=query)
 
     def ready(self) -> Ready:
         """Raises UnavailableError while it does not answer, or is not ready."""

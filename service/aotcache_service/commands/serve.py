@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import uvicorn
 
-from aotcache.protocol.v1.collect import Keep
+from aotcache.protocol.v1.collect import MAX_BYTES, MAX_DAYS, MAX_PER_RECIPE, Keep
 
 from .. import logs
 from ..http.app import create_app
@@ -101,14 +101,14 @@ HOUR = 3600
 @click.option(
     "--keep-days",
     envvar="AOTCACHE_KEEP_DAYS",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_DAYS),
     default=0,
     help="Delete trees that were neither looked up nor published for so long.  [default: keep all]",
 )
 @click.option(
     "--keep-bytes",
     envvar="AOTCACHE_KEEP_BYTES",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_BYTES),
     default=0,
     help="Delete the least recently used trees while all that are stored take more.  [default: "
     "keep all]",
@@ -116,10 +116,10 @@ HOUR = 3600
 @click.option(
     "--keep-per-recipe",
     envvar="AOTCACHE_KEEP_PER_RECIPE",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_PER_RECIPE),
     default=0,
-    help="Of each recipe, layout and platform keep so many trees, the last used ones.  [default: "
-    "keep all]",
+    help="Of each recipe, layout and platform keep the trees of so many starts, the last used "
+    "ones.  [default: keep all]",
 )
 @click.option(
     "--log-format",

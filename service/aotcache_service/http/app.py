@@ -14,6 +14,7 @@ from aotcache.storage import open_store
 from aotcache.storage.base import DirectStore
 
 from ..index.database import Database
+from ..index.misses import MissGroups
 from ..index.totals import Totals
 from ..index.usage import UsageCounter
 from ..ops.presign import open_presigner
@@ -29,6 +30,7 @@ from .observe import Observed
 from .pages import actions, overview, sign_in, tree
 from .pages import trees as pages_trees
 from .v1 import (
+    audit,
     collect,
     explain,
     keys,
@@ -69,6 +71,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
         ).callers,
         collector=Collector(settings, database, opened),
         totals=Totals(database),
+        misses=MissGroups(database),
         presigner=open_presigner(opened.url, settings.s3_public_endpoint, settings.presign_seconds),
     )
 
@@ -103,7 +106,7 @@ def create_app(settings: ServiceSettings, store: DirectStore | None = None) -> O
     app.include_router(health.router)
     app.include_router(metrics.router)
     calls = (lookup, recipes, trees, publish, objects, presign, outcomes, quarantine, keys)
-    for routes in (*calls, leases, collect, explain, stats):
+    for routes in (*calls, leases, collect, explain, stats, audit):
         app.include_router(routes.router, prefix="/v1")
     for pages in (overview, pages_trees, tree, actions, sign_in):
         app.include_router(pages.router)

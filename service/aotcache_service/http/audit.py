@@ -16,8 +16,6 @@ from .context import Context
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 2000  # characters
-
 
 @asynccontextmanager
 async def audited(
@@ -27,38 +25,35 @@ async def audited(
     what: str,
     namespace: str = "",
     way: str = index.API,
-) -> AsyncIterator[None]:
-    """Around it. namespace: empty for all."""
+    *,
+    goes_on: bool = False,
+    changes: bool = True,
+) -> AsyncIterator[int]:
+    """Around it, with the id of the row. namespace: empty for all. goes_on: after this, and
+    whatever does it notes how it ended (`index.end`). changes: something that is counted."""
     row = AuditRow(
         at=context.database.now(),
         token=caller.token,
         way=way,
         namespace=namespace,
         action=action,
-        what=what[:_LONGEST],
+        what=what[: index.LONGEST],
         outcome=index.BEGUN,
     )
     begun = await run_in_threadpool(_begin, context, row)
     # As it is written in a program: nothing that somebody typed makes a line of its own.
-    log.info("%s %r (token %s, by %s)", action, what[:_LONGEST], caller.token or "none", way)
+    log.info("%s %r (token %s, by %s)", action, what[: index.LONGEST], caller.token or "none", way)
     try:
-        yield
+        yield begun
     except Exception as error:
-        await run_in_threadpool(_end, context, begun, f"failed: {error}"[:_LONGEST])
+        await run_in_threadpool(index.end, context.database, begun, f"failed: {error}")
         raise
-    context.totals.forget()  # whoever did it looks
-    await run_in_threadpool(_end, context, begun, index.DONE)
+    if changes:
+        context.totals.forget()  # whoever did it looks
+    if not goes_on:
+        await run_in_threadpool(index.end, context.database, begun, index.DONE)
 
 
 def _begin(context: Context, row: AuditRow) -> int:
     with context.database.write() as db:
         return index.begin(db, row)
-
-
-def _end(context: Context, row: int, outcome: str) -> None:
-    try:
-        with context.database.write() as db:
-            index.end(db, row, outcome.replace("\0", " "))
-    except Exception as error:
-        # It is done, or has failed for its own reason: that is what is answered.
-        log.warning("how it ended is not noted: %s", error)

@@ -12,6 +12,7 @@ from aotcache.errors import AotcacheError, BusyError
 from aotcache.protocol.v1.collect import Collect, Collected, Collection, Reconciled
 from aotcache.storage.base import DirectStore
 
+from ..index import audit
 from ..index.database import Database
 from ..metrics import COLLECTED_BYTES, COLLECTED_TREES, COLLECTIONS, REWRITTEN_BYTES
 from ..ops import jobs
@@ -49,23 +50,26 @@ class Collector:
             if thread is not None and thread.is_alive():
                 thread.join()
 
-    def begin(self, asked: Collect) -> Collection:
-        """Start one now. Raises BusyError while one is under way, here or elsewhere."""
+    def begin(self, asked: Collect, noted: int) -> Collection:
+        """Start one now. noted: id of the audit's row. Raises BusyError while one is under way,
+        here or elsewhere."""
         job = jobs.Job(self._database, _NAME)
-        job.take(0)
+        # What is only looked at, or compared, does not keep one on schedule from its turn.
+        job.take(0, whole=not (asked.dry_run or asked.reconcile_only))
         self._asked = threading.Thread(
-            target=self._run, args=(job, asked), name="collect-asked", daemon=True
+            target=self._asked_for, args=(job, asked, noted), name="collect-asked", daemon=True
         )
         self._asked.start()
         return self.last()
 
     def last(self) -> Collection:
-        running, started, finished, report = jobs.last(self._database, _NAME)
+        running, started, finished, done, report = jobs.last(self._database, _NAME)
         cut_off = not running and finished < started
         return Collection(
             running=running,
             started=started,
             finished=finished,
+            done=done,
             report=msgspec.convert(report, Collected) if "deleted_trees" in report else None,
             reconciled=msgspec.convert(report, Reconciled) if "withdrawn" in report else None,
             error=_CUT_OFF if cut_off else str(report.get("error", "")),
@@ -84,8 +88,12 @@ class Collector:
             if due:
                 self._run(job, Collect())
 
-    def _run(self, job: jobs.Job, asked: Collect) -> None:
-        whole = False
+    def _asked_for(self, job: jobs.Job, asked: Collect, noted: int) -> None:
+        audit.end(self._database, noted, self._run(job, asked))
+
+    def _run(self, job: jobs.Job, asked: Collect) -> str:
+        """How it ended, in words."""
+        whole, said = False, ""
         try:
             done = self._do(job, asked)
         except AotcacheError as error:
@@ -104,11 +112,13 @@ class Collector:
                 COLLECTED_TREES.inc(done.deleted_trees)
                 COLLECTED_BYTES.inc(done.deleted_bytes)
                 REWRITTEN_BYTES.inc(done.rewritten_bytes)
+            said = f"{audit.DONE}: {_words(done)}"
             log.info("a %s ended", _NAME, extra={"report": job.report})
         try:
             job.end(done=whole)
         except Exception as error:
             log.warning("what a collection did is not noted: %s", error)
+        return said or f"failed: {job.report['error']}"
 
     def _do(self, job: jobs.Job, asked: Collect) -> Collected | Reconciled:
         def go_on() -> None:
@@ -133,3 +143,10 @@ class Collector:
         if self._stop.is_set():
             raise BusyError("the service ends: the next collection goes on")
         job.go_on()
+
+
+def _words(done: Collected | Reconciled) -> str:
+    would = "would be " if done.dry_run else ""
+    if isinstance(done, Collected):
+        return f"{done.deleted_trees} trees {would}deleted"
+    return f"{done.added} manifests {would}added, {len(done.withdrawn)} {would}withdrawn"

@@ -19,6 +19,7 @@ from ..auth import Caller
 from ..index.database import Database
 from ..index.leases import Held, ask_all
 from ..index.lookup import Callers, Found, lookup_all
+from ..index.misses import MissGroups
 from ..index.totals import Totals
 from ..index.usage import UsageCounter
 from ..ops.presign import Presigner
@@ -44,8 +45,8 @@ T = TypeVar("T")
 @dataclass(slots=True, kw_only=True)
 class Context:
     """presigner: None where nodes reach the store through this service only. gate: says who asks.
-    ready: the database's tables are of this version. totals: what the index holds. lookups: are
-    asked with the Authorization header; callers: by it."""
+    ready: the database's tables are of this version. totals, misses: what the index holds, counted
+    now and then. lookups: are asked with the Authorization header; callers: by it."""
 
     settings: ServiceSettings
     database: Database
@@ -54,6 +55,7 @@ class Context:
     gate: Callers
     collector: Collector
     totals: Totals
+    misses: MissGroups
     presigner: Presigner | None = None
     ready: bool = False
     uploads: Uploads = field(default_factory=lambda: Uploads(UPLOADS))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from .database import Database
 from .operation import AuditRow
 
+log = logging.getLogger(__name__)
+
+LONGEST = 2000  # characters
 API, PAGES = "api", "pages"
 BEGUN, DONE = "begun", "done"
 _KEPT = 400 * 24 * 3600
@@ -22,9 +27,14 @@ def begin(db: Session, row: AuditRow) -> int:
     return row.id
 
 
-def end(db: Session, row: int, outcome: str) -> None:
-    """Inside `Database.write`."""
-    db.execute(update(AuditRow).where(AuditRow.id == row).values(outcome=outcome))
+def end(database: Database, row: int, outcome: str) -> None:
+    said = outcome[:LONGEST].replace("\0", " ")
+    try:
+        with database.write() as db:
+            db.execute(update(AuditRow).where(AuditRow.id == row).values(outcome=said))
+    except Exception as error:
+        # It is done, or has failed for its own reason: that is what is answered.
+        log.warning("how it ended is not noted: %s", error)
 
 
 def listed(

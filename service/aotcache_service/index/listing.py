@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, literal_column, select, tuple_, union_all
 from sqlalchemy.orm import Session
 
 from aotcache.errors import NotFoundError, UsageError
@@ -20,11 +22,12 @@ from aotcache.protocol.v1.trees import (
     TreePage,
 )
 
-from .models import OutcomeRow, PartRow, RecipeRow, TreeRow
-from .rows import stored_part, summary
+from .models import FLAGS, OutcomeRow, PartRow, QuarantineRow, RecipeRow, TreeRow
+from .rows import quarantined_part, stored_generation, stored_part, summary
 
 ORDERS = ("asc", "desc")
 _MAX_INT = 1 << 63
+_APART = 100  # namespaces that are asked for one by one
 _FEW = 2000  # trees that are read and sorted as fast as a page of a common value is found
 
 
@@ -48,6 +51,12 @@ class Filter:
         """Those that are asked for, by column."""
         return {name: value for name in VALUES if (value := getattr(self, name))}
 
+    def apart(self) -> list[Filter]:
+        """The same for each namespace; empty for one, for all, and for very many."""
+        names = sorted(self.namespaces or ())
+        some = 1 < len(names) <= _APART
+        return [replace(self, namespaces=frozenset((name,))) for name in names] if some else []
+
     def conditions(
         self, *, hidden: bool = False, unindexed: Iterable[str] = ()
     ) -> list[ColumnElement[bool]]:
@@ -60,9 +69,8 @@ class Filter:
         for name, value in self.values().items():
             column = getattr(TreeRow, name)
             found.append((column + "" if name in unindexed else column) == value)
-        for flag, on in ((TreeRow.pinned, self.pinned), (TreeRow.quarantined, self.quarantined)):
-            if on:
-                found.append(flag.expression)
+        # As their partial indexes are written: SQLite uses none for `pinned = 1`.
+        found += [literal_column(f"trees.{flag}") for flag in FLAGS if getattr(self, flag)]
         if self.models is not None:
             found.append(TreeRow.model.in_(self.models))
         if self.namespaces is not None:
@@ -88,17 +96,25 @@ def list_trees(
     if not 1 <= limit <= MAX_LIMIT:
         raise UsageError(f"limit is 1 to {MAX_LIMIT}, not {limit}")
     column = getattr(TreeRow, sort)
+    unindexed = _unindexed(db, wanted, sort)
+    row = (column.desc(), TreeRow.id.desc()) if order == "desc" else (column, TreeRow.id)
+
+    def first(query: Any, wanted: Filter) -> Any:
+        query = query.where(*wanted.conditions(unindexed=unindexed))
+        if cursor:
+            after = tuple_(*_decode_cursor(cursor, sort, order))
+            place = tuple_(column, TreeRow.id)
+            query = query.where(place < after if order == "desc" else place > after)
+        return query.order_by(*row).limit(limit + 1)
+
     query = select(TreeRow, RecipeRow).outerjoin(RecipeRow, RecipeRow.id == TreeRow.recipe_id)
-    query = query.where(*wanted.conditions(unindexed=_unindexed(db, wanted, sort)))
-    if cursor:
-        after = tuple_(*_decode_cursor(cursor, sort, order))
-        place = tuple_(column, TreeRow.id)
-        query = query.where(place < after if order == "desc" else place > after)
-    if order == "desc":
-        query = query.order_by(column.desc(), TreeRow.id.desc())
+    if apart := wanted.apart():
+        # An index has the order of one namespace: SQLite would sort all trees of several.
+        found = limited(first(select(TreeRow.id), one) for one in apart)
+        query = query.where(TreeRow.id.in_(found)).order_by(*row).limit(limit + 1)
     else:
-        query = query.order_by(column, TreeRow.id)
-    rows = db.execute(query.limit(limit + 1)).all()
+        query = first(query, wanted)
+    rows = db.execute(query).all()
     page = rows[:limit]
     outcomes = _outcomes(db, [tree.id for tree, _ in page])
     trees = tuple(summary(tree, recipe, outcomes.get(tree.id, {})) for tree, recipe in page)
@@ -106,6 +122,11 @@ def list_trees(
         return TreePage(trees=trees)
     last = page[-1][0]
     return TreePage(trees=trees, cursor=_encode_cursor(sort, order, getattr(last, sort), last.id))
+
+
+def limited(queries: Iterable[Select[Any]]) -> Select[Any]:
+    """The rows of all of them, each of which has its own limit."""
+    return select(union_all(*(select(one.subquery()) for one in queries)).subquery())
 
 
 def _unindexed(db: Session, wanted: Filter, sort: str) -> list[str]:
@@ -137,22 +158,46 @@ def tree_details(db: Session, wanted: Filter) -> TreeDetails:
             "`aotcache ls` lists what is stored"
         )
     ids = [tree.id for tree, _ in rows]
-    outcomes = _outcomes(db, ids)
+    outcomes, saved = _outcomes(db, ids), _saved(db, ids)
     parts: dict[int, list[PartRow]] = {tree_id: [] for tree_id in ids}
-    newest = select(PartRow).where(PartRow.tree_id.in_(ids), PartRow.newest)
-    for part in db.scalars(newest.order_by(PartRow.part)):
+    stored = select(PartRow).where(PartRow.tree_id.in_(ids))
+    for part in db.scalars(stored.order_by(PartRow.part, PartRow.generation.desc())):
         parts[part.tree_id].append(part)
+    held = defaultdict(list)
+    for row in _quarantined(db, wanted):
+        held[row.namespace, row.layout, row.platform_id].append(row)
     return TreeDetails(
         trees=tuple(
             TreeDetail(
                 tree=summary(tree, recipe, outcomes.get(tree.id, {})),
-                parts=tuple(stored_part(part, part.signers) for part in parts[tree.id]),
+                parts=tuple(
+                    stored_part(part, part.signers) for part in parts[tree.id] if part.newest
+                ),
                 hash_factors=tree.hash_factors,
                 notes=tree.notes,
+                generations=tuple(stored_generation(part) for part in parts[tree.id]),
+                quarantined=tuple(
+                    quarantined_part(row)
+                    for row in held[tree.namespace, tree.layout, tree.platform_id]
+                ),
+                saved_seconds=saved.get(tree.id, 0.0),
             )
             for tree, recipe in rows
         )
     )
+
+
+def _quarantined(db: Session, wanted: Filter) -> Sequence[QuarantineRow]:
+    query = select(QuarantineRow).where(QuarantineRow.hash == wanted.hash)
+    if wanted.namespaces is not None:
+        query = query.where(QuarantineRow.namespace.in_(sorted(wanted.namespaces)))
+    return db.scalars(query.order_by(QuarantineRow.part)).all()
+
+
+def _saved(db: Session, trees: Iterable[int]) -> dict[int, float]:
+    query = select(OutcomeRow.tree_id, func.sum(OutcomeRow.saved_seconds).label("saved"))
+    query = query.where(OutcomeRow.tree_id.in_(list(trees))).group_by(OutcomeRow.tree_id)
+    return {row.tree_id: row.saved for row in db.execute(query)}
 
 
 def _outcomes(db: Session, trees: Iterable[int]) -> dict[int, dict[str, int]]:

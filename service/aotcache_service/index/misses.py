@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, func, select, tuple_
+from sqlalchemy.orm import Session, aliased
 
 from aotcache.protocol.platform import Difference
 from aotcache.protocol.v1.explain import (
@@ -18,6 +18,8 @@ from aotcache.protocol.v1.explain import (
     MissGroup,
 )
 
+from .database import Database
+from .kept import Kept, Namespaces
 from .operation import MissRow
 
 _KEPT = 7 * 24 * 3600
@@ -36,7 +38,7 @@ def record(db: Session, asked: Explain, said: Explanation, now: int) -> None:
         db.add(row)
     row.count += 1
     row.last = now
-    row.reason, row.cause = said.reason, said.cause
+    row.reason, row.cause = said.reason, said.cause[:_VALUE]
     row.model = asked.recipe.model[:_VALUE] if asked.recipe else ""
     near = said.nearest
     row.nearest = (
@@ -66,46 +68,67 @@ def _make_room(db: Session, namespace: str, now: int) -> None:
         db.execute(delete(MissRow).where(same, MissRow.last <= before))
 
 
-def groups(
-    db: Session, namespaces: Iterable[str] | None, now: int, limit: int = MAX_GROUPS
-) -> Misses:
-    """namespaces: None for all."""
-    recent = [MissRow.last >= now - _KEPT]
+class MissGroups(Kept[Misses]):
+    def __init__(self, database: Database) -> None:
+        def counted(namespaces: Namespaces) -> Misses:
+            with database.read() as db:
+                return groups(db, namespaces, database.now())
+
+        super().__init__(counted)
+
+
+def groups(db: Session, namespaces: Iterable[str] | None, now: int) -> Misses:
+    """namespaces: None for all. Reads all rows."""
+    # Hardly a row is older: SQLite would sort them all by why, to leave out those few.
+    recent = [MissRow.last + 0 >= now - _KEPT]
     if namespaces is not None:
         recent.append(MissRow.namespace.in_(sorted(namespaces)))
-    nodes = func.count(MissRow.node.distinct())
+    nodes, last = func.count(MissRow.node.distinct()), func.max(MissRow.last)
+    of_one = (MissRow.reason, MissRow.cause)
     found = db.execute(
-        select(
-            MissRow.reason, MissRow.cause, nodes, func.sum(MissRow.count), func.max(MissRow.last)
-        )
+        select(*of_one, nodes.label("nodes"), func.sum(MissRow.count).label("misses"))
         .where(*recent)
-        .group_by(MissRow.reason, MissRow.cause)
-        .order_by(nodes.desc(), func.max(MissRow.last).desc())
-        .limit(limit)
+        .group_by(*of_one)
+        .order_by(nodes.desc(), last.desc())
+        .limit(MAX_GROUPS)
     ).all()
-    out = []
-    for reason, cause, count, misses, at in found:
-        last = db.scalars(
-            select(MissRow)
-            .where(*recent, MissRow.reason == reason, MissRow.cause == cause)
-            .order_by(MissRow.last.desc())
-            .limit(MAX_NODES)
-        ).all()
-        one = last[0]
-        out.append(
-            MissGroup(
-                reason=reason,
-                cause=cause,
-                nodes=count,
-                misses=int(misses),
-                last=at,
-                node=one.node,
-                hash=one.hash,
-                model=one.model,
-                differences=tuple(Difference(**each) for each in one.differences),
-                namespace=one.namespace,
-                nearest=one.nearest,
-                some_nodes=tuple(dict.fromkeys(each.node for each in last)),
-            )
+    rows = _last_rows(db, recent, [(row.reason, row.cause) for row in found])
+    return Misses(
+        groups=tuple(
+            _group(row.nodes, int(row.misses), rows[row.reason, row.cause]) for row in found
         )
-    return Misses(groups=tuple(out))
+    )
+
+
+def _last_rows(
+    db: Session, recent: Iterable[ColumnElement[bool]], groups: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], list[MissRow]]:
+    """The last MAX_NODES of each group, the last one first."""
+    of_one = (MissRow.reason, MissRow.cause)
+    order = (MissRow.last.desc(), MissRow.node, MissRow.hash)
+    place = func.row_number().over(partition_by=of_one, order_by=order).label("place")
+    ranked = select(MissRow, place).where(*recent, tuple_(*of_one).in_(groups)).subquery()
+    one = aliased(MissRow, ranked)
+    found: dict[tuple[str, str], list[MissRow]] = {}
+    query = select(one).where(ranked.c.place <= MAX_NODES).order_by(ranked.c.place)
+    for row in db.scalars(query):
+        found.setdefault((row.reason, row.cause), []).append(row)
+    return found
+
+
+def _group(nodes: int, misses: int, rows: Sequence[MissRow]) -> MissGroup:
+    one = rows[0]
+    return MissGroup(
+        reason=one.reason,
+        cause=one.cause,
+        nodes=nodes,
+        misses=misses,
+        last=one.last,
+        node=one.node,
+        hash=one.hash,
+        model=one.model,
+        differences=tuple(Difference(**each) for each in one.differences),
+        namespace=one.namespace,
+        nearest=one.nearest,
+        some_nodes=tuple(dict.fromkeys(each.node for each in rows)),
+    )

@@ -30,6 +30,7 @@ from aotcache.protocol.v1.trees import SORTS, VALUES
 LIVE, CONDEMNED = "live", "condemned"
 # Why a generation is withheld.
 REVOKED, QUARANTINED = "revoked", "quarantined"
+FLAGS = ("pinned", "quarantined")  # of a tree, that lists are filtered by
 
 # SQLite makes a row id only of its own INTEGER (64 bits there).
 _INT = BigInteger().with_variant(Integer(), "sqlite")
@@ -96,6 +97,8 @@ recipe_trees = Table(
 class TreeRow(Base):
     """A tree. What describes its parts is derived from their newest generations (write.refresh).
 
+    withheld: parts that are stored and not served: quarantined, or of a revoked key.
+
     hidden: nothing of it is served: it is being deleted, or withheld. pinned: it is not
     deleted. quarantined: some part is, and no other generation serves in its place. engine, model:
     of the recipe, to filter by.
@@ -113,6 +116,7 @@ class TreeRow(Base):
     engine: Mapped[str] = mapped_column(default="")
     model: Mapped[str] = mapped_column(default="")
     parts: Mapped[list[str]] = mapped_column(default=list)
+    withheld: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
     expected_parts: Mapped[list[str]] = mapped_column(default=list)
     files: Mapped[int] = mapped_column(default=0)
     raw_bytes: Mapped[int] = mapped_column(default=0)
@@ -143,7 +147,7 @@ class TreeRow(Base):
                 sqlite_where=text(rare),
                 postgresql_where=text(rare),
             )
-            for rare in ("pinned", "quarantined")
+            for rare in FLAGS
         ),
     )
 

@@ -33,6 +33,8 @@ class MissRow(Base):
     count: Mapped[int]
     last: Mapped[int] = mapped_column(index=True)
 
+    __table_args__ = (Index(None, "reason", "cause", "last"),)
+
 
 class TokenRow(Base):
     """digest: SHA-256 of the secret, as hex. namespaces: names, or `*`. expires, revoked: 0 for
@@ -53,7 +55,7 @@ class TokenRow(Base):
 class JobRow(Base):
     """A job that one replica at a time does. holder: whose turn it is, until then. started,
     finished, report: of the last one, 0 and empty for never. done: when the last one that did all
-    of it ended."""
+    of it ended. tried: when the last one that was to do all of it began."""
 
     __tablename__ = "jobs"
 
@@ -63,6 +65,7 @@ class JobRow(Base):
     started: Mapped[int]
     finished: Mapped[int]
     done: Mapped[int]
+    tried: Mapped[int] = mapped_column(server_default="0")
     report: Mapped[dict[str, Any]]
 
 
@@ -81,7 +84,8 @@ class HistoryRow(Base):
 
 class AuditRow(Base):
     """What somebody changed by hand. token: its id, empty where none is asked for. way: `api` or
-    `pages`. namespace: empty for all. outcome: `begun`, `done`, or how it failed."""
+    `pages`. namespace: empty for all. outcome: `begun`, `done`, maybe with what
+    was, or how it failed."""
 
     __tablename__ = "audit"
 

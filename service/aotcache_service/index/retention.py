@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from aotcache.protocol.names import TreeKey
 from aotcache.protocol.v1.collect import Gone, Keep
 
+from .drift import of_one_start
 from .models import LIVE, PackRow, PartPackRow, PartRow, TreeRow
 
 _DAY = 24 * 3600
@@ -50,6 +51,12 @@ def expired(db: Session, keep: Keep, now: int) -> list[Expired]:
     return list(found.values())
 
 
+def is_used_since(db: Session, one: Expired) -> bool:
+    """Whether it was looked up or published after it expired; False where it is not there."""
+    last = db.scalar(select(_USED).where(TreeRow.id == one.id))
+    return last is not None and last > one.gone.used
+
+
 def freed(db: Session, trees: Sequence[Expired]) -> tuple[int, int]:
     """Packs, and their bytes, that nothing else refers to than these trees."""
     uses = _Uses(db)
@@ -74,16 +81,19 @@ def _too_old(db: Session, keep: Keep, now: int) -> Iterator[Expired]:
 
 
 def _too_many(db: Session, keep: Keep) -> Iterator[Expired]:
-    """A start may use several trees of one recipe, one for each module: of one layout and platform
-    the last used ones are kept."""
+    """A start may use several trees of one recipe, one for each module: as many as those of
+    `keep.per_recipe` starts are kept of a layout and platform, the last used ones."""
     if not keep.per_recipe:
         return
     of_recipe = (TreeRow.recipe_id, TreeRow.layout, TreeRow.platform_id)
     query = _candidates().add_columns(TreeRow.recipe_id).where(TreeRow.recipe_id.is_not(None))
     rows = db.execute(query.order_by(*of_recipe, _USED.desc(), TreeRow.id.desc()))
-    for _, trees in groupby(rows, lambda row: (row.recipe_id, row.layout, row.platform_id)):
-        for row in islice(trees, keep.per_recipe, None):
-            yield _expired(row, f"{keep.per_recipe} trees of its recipe were used since")
+    of_a_start = of_one_start(db)
+    starts = "a start" if keep.per_recipe == 1 else f"{keep.per_recipe} starts"
+    for name, trees in groupby(rows, lambda row: (row.recipe_id, row.layout, row.platform_id)):
+        kept = keep.per_recipe * of_a_start.get(name[:2], 1)
+        for row in islice(trees, kept, None):
+            yield _expired(row, f"the {kept} trees of {starts} of its recipe were used since")
 
 
 def _too_large(db: Session, keep: Keep, gone: set[int]) -> Iterator[Expired]:

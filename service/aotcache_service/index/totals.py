@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Iterable
 
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from aotcache.protocol.v1.stats import MAX_MODELS, ModelStats, Stats
+from aotcache.protocol.v1.stats import DAYS, MAX_MODELS, ModelStats, Stats
 
+from . import history
 from .database import Database
 from .drift import drift
+from .kept import Kept, Namespaces
 from .models import OutcomeRow, PackRow, PartRow, QuarantineRow, TreeRow
 from .operation import JobRow
 from .withheld import replaced
 
-log = logging.getLogger(__name__)
 
-_KEPT = 100  # of how many sets of namespaces
-_SECONDS = 60.0  # that a count is good for: it reads all rows
-
-
-class Totals:
-    """Counted when somebody asks, and then not for a while."""
-
+class Totals(Kept[Stats]):
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._lock = threading.Lock()
-        self._found: dict[frozenset[str] | None, tuple[float, Stats]] = {}
+        def counted(namespaces: Namespaces) -> Stats:
+            with database.read() as db:
+                return count(db, namespaces, database.now())
 
-    def of(self, namespaces: frozenset[str] | None, *, wait: bool = True) -> Stats:
-        """None: of all. Who asks meanwhile waits for the same count; with `wait` false an older one
-        does, which is then counted anew for who asks next."""
-        until, found = self._found.get(namespaces, (0.0, None))
-        if found is not None and time.monotonic() <= until:
-            return found
-        if found is None or wait:
-            return self._counted(namespaces)
-        if not self._lock.locked():
-            threading.Thread(target=self._again, args=(namespaces,), daemon=True).start()
-        return found
-
-    def forget(self) -> None:
-        """What was counted is not so any more."""
-        self._found = {}
-
-    def _again(self, namespaces: frozenset[str] | None) -> None:
-        try:
-            self._counted(namespaces)
-        except Exception as error:
-            log.debug("what the index holds is counted later: %s", error)
-
-    def _counted(self, namespaces: frozenset[str] | None) -> Stats:
-        with self._lock:
-            until, found = self._found.get(namespaces, (0.0, None))
-            now = time.monotonic()
-            if found is None or now > until:
-                with self._database.read() as db:
-                    found = count(db, namespaces)
-                kept = list(self._found.items())[-_KEPT:]
-                self._found = {**dict(kept), namespaces: (now + _SECONDS, found)}
-            return found
+        super().__init__(counted)
 
 
-def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
+def count(db: Session, namespaces: Iterable[str] | None, now: int = 0) -> Stats:
+    """Reads all rows."""
     wanted = None if namespaces is None else sorted(namespaces)
 
     def within(column: InstrumentedAttribute[str]) -> ColumnElement[bool]:
@@ -99,6 +61,8 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
         .where(within(TreeRow.namespace))
         .group_by(OutcomeRow.outcome)
     ).all()
+    told = history.read(db, wanted, now - DAYS * 24 * history.HOUR)
+    looked_up = {what: int(sum(hours.values())) for what, hours in told.items()}
     return Stats(
         trees=trees,
         parts=db.scalar(parts.where(PartRow.newest, *served)) or 0,
@@ -114,6 +78,13 @@ def count(db: Session, namespaces: Iterable[str] | None) -> Stats:
         finished={row.name: row.done for row in db.scalars(select(JobRow)) if row.done},
         models=_models(db, served),
         drift=drift(db, served),
+        counted=now,
+        found=looked_up.get(history.HIT, 0),
+        missed={
+            what.removeprefix(history.MISS): number
+            for what, number in sorted(looked_up.items())
+            if what.startswith(history.MISS)
+        },
     )
 
 

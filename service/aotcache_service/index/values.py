@@ -1,42 +1,83 @@
-"""Which values a column of the trees has: from its index, a step a value, however many trees there
-are."""
+"""Which values the columns of the trees have, for somebody to choose from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from .models import TreeRow
+from aotcache.protocol.v1.trees import VALUES
+
+from .given import GIVEN, given
+from .listing import Filter, limited
+from .models import RecipeRow, TreeRow
 
 MAX_VALUES = 500
 _LAST = 2000  # trees
 
 
-def values_of(
-    db: Session, column: InstrumentedAttribute[str], namespaces: Iterable[str] | None
-) -> list[str]:
-    """At most MAX_VALUES, the first ones as they sort; without the empty one. namespaces: None for
-    all; of some, those of their last trees."""
-    if namespaces is not None:
-        query = select(column.label("value")).where(TreeRow.namespace.in_(sorted(namespaces)))
-        last = query.order_by(TreeRow.created.desc(), TreeRow.id.desc()).limit(_LAST).subquery()
-        values = select(last.c.value).distinct().where(last.c.value > "")
-        return list(db.scalars(values.order_by(last.c.value).limit(MAX_VALUES)))
+@dataclass(frozen=True, slots=True)
+class Values:
+    """As they sort, without the empty one. cut: there may be more than these."""
+
+    found: list[str]
+    cut: bool
+
+
+def choices(db: Session, namespaces: frozenset[str] | None) -> dict[str, Values]:
+    """By column, at most MAX_VALUES of each. namespaces: None for all, by a column's index, a step
+    a value, however many trees there are; of some, those of their last trees."""
+    if namespaces is None:
+        return {name: _first(_every(db, getattr(TreeRow, name))) for name in VALUES}
+    columns = [getattr(TreeRow, name) for name in VALUES]
+    each = max(1, _LAST // max(1, len(namespaces)))
+    wanted = Filter(namespaces=namespaces)
+    rows = db.execute(
+        limited(
+            select(TreeRow.namespace, *columns)
+            .where(*one.conditions(hidden=True))
+            .order_by(TreeRow.created.desc(), TreeRow.id.desc())
+            .limit(each)
+            for one in wanted.apart() or [wanted]
+        )
+    ).all()
+    cut = each in Counter(row.namespace for row in rows).values()
+    return {
+        name: _first(sorted({getattr(row, name) for row in rows} - {""}), cut=cut)
+        for name in VALUES
+    }
+
+
+def _every(db: Session, column: InstrumentedAttribute[str]) -> list[str]:
     step = select(func.min(column).label("value")).where(column > "").cte("steps", recursive=True)
     following = select(func.min(column)).where(column > step.c.value).scalar_subquery()
     step = step.union_all(select(following).where(step.c.value.is_not(None)))
-    found = select(step.c.value).where(step.c.value.is_not(None)).limit(MAX_VALUES)
+    found = select(step.c.value).where(step.c.value.is_not(None)).limit(MAX_VALUES + 1)
     return list(db.scalars(found))
 
 
-def models_with(db: Session, text: str, namespaces: Iterable[str] | None) -> list[str]:
-    """Models whose name holds this text, in whatever case; also the one that is called so."""
-    wanted = text.lower()
-    models = values_of(db, TreeRow.model, namespaces)
-    found = [model for model in models if wanted in model.lower()]
-    if namespaces is not None and text not in found:
-        called = (TreeRow.model == text, TreeRow.namespace.in_(sorted(namespaces)))
-        found += db.scalars(select(TreeRow.model).where(*called).limit(1)).all()
-    return found
+def platforms_of(db: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The fields of each of these platforms, by its id."""
+    one = GIVEN.c.value[0].as_string()
+    fields = select(TreeRow.platform).where(TreeRow.platform_id == one).limit(1).scalar_subquery()
+    rows = db.execute(
+        select(one, fields), given({number: [name] for number, name in enumerate(ids)})
+    )
+    return {name: platform for name, platform in rows if platform}
+
+
+def models_with(db: Session, text: str, namespaces: Iterable[str] | None) -> Values:
+    """Models whose name holds this text, in whatever case. From the index of recipes: each tree has
+    its model from there."""
+    holds = RecipeRow.model.icontains(text, autoescape=True)
+    query = select(RecipeRow.model).where(holds).distinct().order_by(RecipeRow.model)
+    if namespaces is not None:
+        query = query.where(RecipeRow.namespace.in_(sorted(namespaces)))
+    return _first(list(db.scalars(query.limit(MAX_VALUES + 1))))
+
+
+def _first(values: list[str], *, cut: bool = False) -> Values:
+    return Values(values[:MAX_VALUES], cut or len(values) > MAX_VALUES)

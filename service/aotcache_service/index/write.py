@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
@@ -185,21 +186,25 @@ def settle_tree(db: Session, tree: TreeRow) -> None:
 
 def refresh(db: Session, tree: TreeRow) -> None:
     """Derive what describes the tree from its parts, whatever order they were committed in: the
-    same after a rebuild as before. Hidden while no part is served."""
-    of_tree = select(PartRow).where(PartRow.tree_id == tree.id, PartRow.withheld == "")
-    found = db.scalars(of_tree).all()
-    every = sorted(found, key=lambda row: (row.created, row.generation, row.part))
+    same after a rebuild as before. Hidden while no part is served; what is withheld takes place
+    all the same."""
+    found = db.scalars(select(PartRow).where(PartRow.tree_id == tree.id)).all()
+    age = attrgetter("created", "generation", "part")
+    by_age = sorted(found, key=age)
+    every = [row for row in by_age if not row.withheld]
     rows = [row for row in every if row.newest]
     tree.hidden = not rows
-    kept = {row.part for row in rows}
-    withheld = select(PartRow.part).where(
-        PartRow.tree_id == tree.id, PartRow.withheld == QUARANTINED
-    )
-    tree.quarantined = any(part not in kept for part in db.scalars(withheld))
     link_recipes(db, tree, every)
+    kept = {row.part for row in rows}
     tree.parts = sorted(kept)
+    not_served = [row for row in by_age if row.withheld and row.part not in kept]
+    tree.quarantined = any(row.withheld == QUARANTINED for row in not_served)
+    last = {row.part: row for row in sorted(not_served, key=attrgetter("generation"))}
+    tree.withheld = sorted(last)
+    rows = sorted([*rows, *last.values()], key=age)
     if not rows:
         return
+    every = every or rows
     tree.files = sum(row.files for row in rows)
     tree.raw_bytes = sum(row.raw_bytes for row in rows)
     tree.created = rows[-1].created

@@ -11,7 +11,6 @@ the index does not know is left alone where a manifest beside it cannot be read.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
@@ -95,6 +94,10 @@ def collect(
 
 def _delete(database: Database, store: ObjectStore, one: retention.Expired) -> bool:
     key = one.key
+    with database.read() as db:
+        if retention.is_used_since(db, one):  # a collection may take hours
+            log.info("%s is not deleted: it was used meanwhile", key)
+            return False
     try:
         delete_trees(
             database, store, key.namespace, key.hash, layout=key.layout, platform=key.platform
@@ -117,7 +120,7 @@ def _uncommitted(
         with database.read() as db:
             new = set(batch) - garbage.known_manifests(db, batch)
         for key in sorted(new):
-            namespace = listing.manifests[key].tree.namespace
+            namespace = key.partition("/")[0]
             try:
                 places = read_manifest(store, key).locations.packs
             except ObjectMissingError as error:
@@ -157,13 +160,9 @@ def _condemn(
                 garbage.condemn(db, [row.id for row in rows], clock())
         packs, size = packs + len(rows), size + sum(row.size for row in rows)
         go_on()
-    by_namespace: dict[str, dict[str, int]] = defaultdict(dict)
-    for (namespace, name), stored in listing.packs.items():
-        if namespace not in unreadable and (namespace, name) not in spared:
-            by_namespace[namespace][name] = stored
-    for namespace, names in by_namespace.items():
-        for batch in _batches(names):
-            some = {name: names[name] for name in batch}
+    for namespace, names in listing.packs.items():
+        for batch in () if namespace in unreadable else _batches(names):
+            some = {name: names[name] for name in batch if (namespace, name) not in spared}
             if dry_run:
                 with database.read() as db:
                     unknown = garbage.unknown(db, namespace, some, clock())

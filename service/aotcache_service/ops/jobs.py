@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import update
 from sqlalchemy.engine import CursorResult
@@ -17,6 +17,17 @@ TURN = 600  # seconds that a holder has for its next step
 RETRY = 3600  # seconds after which one that did not do all of it is tried again
 
 
+class Last(NamedTuple):
+    """The last one: whether it is under way; when it began and ended, and what it reported. done:
+    when the last one that did all of it ended. Times are 0 for never."""
+
+    running: bool
+    started: int
+    finished: int
+    done: int
+    report: dict[str, Any]
+
+
 class Job:
     """A turn at a job: `take` it, `go_on` between steps, `end`. report: what is told of it then."""
 
@@ -26,23 +37,26 @@ class Job:
         self._name = name
         self._holder = os.urandom(8).hex()
 
-    def take(self, every: int) -> bool:
+    def take(self, every: int, *, whole: bool = True) -> bool:
         """every: seconds. False where the last one that did all of it ended less than that ago, or
-        the last one of all began just now. Raises BusyError while somebody has it."""
+        the last one that was to began just now. whole: this one is to do all of it. Raises
+        BusyError while somebody has it."""
         with self._database.write() as db:
             now = self._database.now()
             row = db.get(JobRow, self._name)
             if row is None:
-                row = JobRow(name=self._name, holder="", until=0, started=0, finished=0, done=0)
+                never = {"until": 0, "started": 0, "finished": 0, "done": 0, "tried": 0}
+                row = JobRow(name=self._name, holder="", **never)
                 db.add(row)
             if row.until > now:
                 raise BusyError(
                     f"{self._name} is under way since {now - row.started} s: wait for its end"
                 )
             retry = min(RETRY, every)
-            if every and (row.done + every > now or row.started + retry > now):
+            if every and (row.done + every > now or row.tried + retry > now):
                 return False
             row.holder, row.until, row.started = self._holder, now + TURN, now
+            row.tried = now if whole else row.tried
             row.report = {}  # the last one's is not this one's
         return True
 
@@ -66,10 +80,10 @@ class Job:
             return done.rowcount == 1
 
 
-def last(database: Database, name: str) -> tuple[bool, int, int, dict[str, Any]]:
-    """Whether it is under way; when the last one began and ended, and what it reported."""
+def last(database: Database, name: str) -> Last:
     with database.read() as db:
         row = db.get(JobRow, name)
     if row is None:
-        return False, 0, 0, {}
-    return row.until > database.now(), row.started, row.finished, row.report
+        return Last(running=False, started=0, finished=0, done=0, report={})
+    running = row.until > database.now()
+    return Last(running, row.started, row.finished, row.done, row.report)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from aotcache.errors import InvalidNameError
 from aotcache.protocol.names import (
     PartName,
     TreeKey,
+    manifest_key,
     parse_deleted_key,
     parse_manifest_key,
     parse_pack_key,
@@ -23,12 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Listing:
-    """packs: sizes by (namespace, name). marks: keys of all of them. deleted: by tree, part. dead:
-    manifests of what is deleted, which a deletion that was cut off has left. revoked: (namespace,
-    key id)."""
+    """manifests: keys, of which there may be millions: they are parsed when they are needed. packs:
+    sizes by namespace and name. marks: keys of all of them. deleted: by tree, part. dead: manifests
+    of what is deleted, which a deletion that was cut off has left. revoked: (namespace, key id)."""
 
-    manifests: dict[str, PartName] = field(default_factory=dict)
-    packs: dict[tuple[str, str], int] = field(default_factory=dict)
+    manifests: set[str] = field(default_factory=set)
+    packs: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     marks: set[str] = field(default_factory=set)
     deleted: dict[tuple[TreeKey, str], int] = field(default_factory=dict)
     dead: list[str] = field(default_factory=list)
@@ -41,9 +43,10 @@ class Listing:
         if pieces[1] == "marks":
             self.marks.add(key)
         if pieces[1] == "packs":
-            self.packs[parse_pack_key(key).namespace, pieces[-1]] = size
+            self.packs[parse_pack_key(key).namespace][pieces[-1]] = size
         elif pieces[1] == "trees":
-            self.manifests[key] = parse_manifest_key(key)
+            parse_manifest_key(key)  # somebody else's are none of ours
+            self.manifests.add(key)
         elif pieces[1:3] == ["marks", "deleted"]:
             name = parse_deleted_key(key)
             place = (name.tree, name.part)
@@ -57,10 +60,17 @@ class Listing:
 
     def part_dead(self) -> None:
         """Once all keys are there."""
-        for key, name in list(self.manifests.items()):
-            if name.generation <= self.deleted.get((name.tree, name.part), 0):
-                del self.manifests[key]
+        folders = {_folder(manifest_key(*place, 1)) for place in self.deleted}
+        for key in [key for key in self.manifests if _folder(key) in folders]:
+            name = parse_manifest_key(key)
+            if name.generation <= self.deleted[name.tree, name.part]:
+                self.manifests.remove(key)
                 self.dead.append(key)
+
+
+def _folder(manifest: str) -> str:
+    """Of all generations of its part."""
+    return manifest.rpartition("/")[0]
 
 
 def list_storage(store: ObjectStore) -> Listing:

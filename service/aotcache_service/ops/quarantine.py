@@ -42,7 +42,7 @@ from ..index import history, verdicts, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, QuarantineRow, TreeRow
 from ..index.publishing import deleted_up_to, newest_parts, quarantine_of
-from ..index.rows import tree_key
+from ..index.rows import quarantined_part, tree_key
 from ..metrics import OUTCOMES, PULL_BYTES, PULL_SECONDS, QUARANTINES
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def listed(database: Database, namespaces: frozenset[str] | None) -> Quarantined
     if namespaces is not None:
         query = query.where(QuarantineRow.namespace.in_(sorted(namespaces)))
     with database.read() as db:
-        return Quarantined(parts=tuple(_said(row) for row in db.scalars(query)))
+        return Quarantined(parts=tuple(quarantined_part(row) for row in db.scalars(query)))
 
 
 def put(database: Database, store: ObjectStore, asked: Quarantine, *, now: int) -> Quarantined:
@@ -248,7 +248,9 @@ def release(database: Database, store: ObjectStore, asked: Release) -> Released:
     if asked.part:
         query = query.where(QuarantineRow.part == asked.part)
     with database.read() as db:
-        found = tuple(_said(row) for row in db.scalars(query.order_by(QuarantineRow.part)))
+        found = tuple(
+            quarantined_part(row) for row in db.scalars(query.order_by(QuarantineRow.part))
+        )
     if not found:
         raise NotFoundError(
             f"nothing of {asked.namespace}/{asked.layout}/{asked.hash[:12]} is quarantined; "
@@ -286,17 +288,3 @@ def read_mark(store: ObjectStore, key: str) -> Mark:
     found.reason = "".join(c if c.isprintable() else " " for c in found.reason)
     found.content = found.content if found.content.isprintable() else ""
     return found
-
-
-def _said(row: QuarantineRow) -> QuarantinedPart:
-    return QuarantinedPart(
-        namespace=row.namespace,
-        layout=row.layout,
-        hash=row.hash,
-        platform=row.platform_id,
-        part=row.part,
-        generation=row.generation,
-        reason=row.reason,
-        since=row.since,
-        first=row.first,
-    )

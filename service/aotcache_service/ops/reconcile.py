@@ -76,15 +76,13 @@ def reconcile(
     publish of its part takes its place. Raises StorageUnavailableError, also where storage lost
     all that the index knows of a namespace: it is hardly the right one.
     """
-    with database.read() as db:
-        known = set(db.scalars(select(PartRow.manifest)))
-    if known and not listing.manifests and not listing.deleted:
-        raise _emptied(store, known)
     cut_off = _spare_pinned(database, listing)
-    vanished = _vanished(store, listing, known)
-    new = [key for key in listing.manifests if key not in known]
+    known, new, gone = _compared(database, listing)
+    if known and not listing.manifests and not listing.deleted:
+        raise _emptied(store, known.total())
+    vanished = _vanished(store, gone)
     go_on()
-    lost = _lost(database, store, listing, go_on) | _baseless(store, known, vanished)
+    lost = _lost(database, store, listing, go_on) | _baseless(database, store, vanished)
     _refuse_emptied(store, known, lost.keys() | set(vanished))
     with database.read() as db:
         unmarked = {key: mark for key, mark in marks_of(db) if key not in listing.marks}
@@ -121,10 +119,28 @@ def reconcile(
     )
 
 
-def _vanished(store: ObjectStore, listing: Listing, known: set[str]) -> list[str]:
+def _compared(database: Database, listing: Listing) -> tuple[Counter[str], list[str], list[str]]:
+    """How many manifests of each namespace the index knows; those in storage that it does not, and
+    those that it knows and are not listed."""
+    known, gone, new = Counter[str](), list[str](), set(listing.manifests)
+    with database.read() as db:
+        for key in _known(db):
+            known[key.partition("/")[0]] += 1
+            if key in new:
+                new.remove(key)
+            else:
+                gone.append(key)
+    return known, sorted(new), gone
+
+
+def _known(db: Session) -> Iterator[str]:
+    """Manifests of the index: some at a time, as there may be millions."""
+    return iter(db.scalars(select(PartRow.manifest).execution_options(yield_per=_WINDOW)))
+
+
+def _vanished(store: ObjectStore, gone: list[str]) -> list[str]:
     """Manifests of the index that are not in storage any more. A commit may have come after the
     listing."""
-    gone = [key for key in known if key not in listing.manifests]
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = pool.map(partial(stored_size, store), gone)
         return [key for key, size in zip(gone, sizes, strict=True) if size is None]
@@ -141,7 +157,7 @@ def _lost(
         with database.read() as db:
             rows = garbage.referred(db, first, first + _WINDOW)
         for row in rows:
-            if listing.packs.get((row.namespace, row.name)) == row.size:
+            if listing.packs[row.namespace].get(row.name) == row.size:
                 continue
             size = stored_size(store, pack_key(row.namespace, row.name))
             if size == row.size:
@@ -154,33 +170,41 @@ def _lost(
     return found
 
 
-def _baseless(store: ObjectStore, known: set[str], vanished: list[str]) -> dict[str, str]:
+def _baseless(database: Database, store: ObjectStore, vanished: list[str]) -> dict[str, str]:
     """Later generations of what vanished that were written against it, each with why."""
     first: dict[tuple[TreeKey, str], int] = {}
     for name in map(parse_manifest_key, vanished):
         place = (name.tree, name.part)
         first[place] = min(name.generation, first.get(place, name.generation))
+    if not first:
+        return {}
+    later = []
+    with database.read() as db:
+        for key in _known(db):
+            name = parse_manifest_key(key)
+            if name.generation > first.get((name.tree, name.part), name.generation):
+                later.append(key)
+    missing = set(vanished)
     found: dict[str, str] = {}
-    for key in known.difference(vanished) if first else ():
-        name = parse_manifest_key(key)
-        if name.generation > first.get((name.tree, name.part), name.generation):
-            try:
-                read_manifest(store, key)
-            except (ObjectMissingError, FormatError) as error:
-                found[key] = f"it cannot be read: {error}"
+    for key in later:
+        if key in missing:
+            continue
+        try:
+            read_manifest(store, key)
+        except (ObjectMissingError, FormatError) as error:
+            found[key] = f"it cannot be read: {error}"
     return found
 
 
-def _refuse_emptied(store: ObjectStore, known: set[str], gone: Set[str]) -> None:
-    left = Counter(key.partition("/")[0] for key in known - gone)
+def _refuse_emptied(store: ObjectStore, known: Mapping[str, int], gone: Set[str]) -> None:
     for namespace, count in Counter(key.partition("/")[0] for key in gone).items():
-        if count > _HARDLY and not left[namespace]:
-            raise _emptied(store, gone, f" of namespace {namespace}")
+        if count > _HARDLY and count == known[namespace]:
+            raise _emptied(store, count, f" of namespace {namespace}")
 
 
-def _emptied(store: ObjectStore, known: Set[str], where: str = "") -> StorageUnavailableError:
+def _emptied(store: ObjectStore, count: int, where: str = "") -> StorageUnavailableError:
     return StorageUnavailableError(
-        f"{store.url} holds nothing{where} that the index knows, of {len(known)} manifests: "
+        f"{store.url} holds nothing{where} that the index knows, of {count} manifests: "
         "nothing was done. Is it the right place? If it was emptied, delete the index's database"
     )
 
@@ -199,7 +223,7 @@ def _spare_pinned(database: Database, listing: Listing) -> list[str]:
         place = (name.tree, name.part)
         if place in hidden and name.generation > hidden[place]:
             listing.dead.remove(key)
-            listing.manifests[key] = name
+            listing.manifests.add(key)
             if generation := listing.deleted.pop(place, 0):
                 marks.append(deleted_key(*place, generation))
     listing.marks.difference_update(marks)
@@ -320,7 +344,7 @@ def _stored_packs(store: ObjectStore, listing: Listing, manifest: Manifest) -> d
     namespace = manifest.statement.namespace
     sizes = {}
     for place in manifest.locations.packs:
-        size = listing.packs.get((namespace, place.name))
+        size = listing.packs[namespace].get(place.name)
         if size is None:
             # Packs are listed before manifests: this one may have come in between.
             size = stored_size(store, pack_key(namespace, place.name))

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from aotcache.errors import UsageError
 
 MAX_NAMED = 1000  # trees of a report
+MAX_DAYS = 36_500
+MAX_BYTES = (1 << 63) - 1
+MAX_PER_RECIPE = 1_000_000
+_MOST = {"days": MAX_DAYS, "bytes": MAX_BYTES, "per_recipe": MAX_PER_RECIPE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +18,8 @@ class Keep:
     """Which trees are kept; 0: of that all. What is pinned always is.
 
     days: since a tree was last looked up or published. bytes: of packs in all, the least recently
-    used trees go first. per_recipe: trees of one recipe, layout and platform, the last used ones.
+    used trees go first. per_recipe: of one recipe, layout and platform as many trees as so many
+    starts use, the last used ones.
     """
 
     days: int = 0
@@ -22,8 +27,9 @@ class Keep:
     per_recipe: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.days, self.bytes, self.per_recipe) < 0:
-            raise UsageError("days, bytes and trees of a recipe to keep are 0 or more")
+        for name, most in _MOST.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"{name} to keep: 0 to {most}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +99,8 @@ class Collected:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """The last one. Times are Unix seconds, 0 for never. running: it has not ended. error: why it
-    ended without a report. reconciled: where nothing else was to be done."""
+    ended without a report. reconciled: where nothing else was to be done. done: when the last one
+    that deleted what it had to ended."""
 
     running: bool
     started: int
@@ -101,3 +108,4 @@ class Collection:
     report: Collected | None = None
     reconciled: Reconciled | None = None
     error: str = ""
+    done: int = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_MODELS = 20
 MAX_DRIFT = 10
+DAYS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class ModelStats:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """A recipe whose starts on one platform look for many hashes: something that is no part of it
-    changes them. expected: how many one start uses."""
+    changes them. expected: how many one start uses. device, torch: of the platform."""
 
     namespace: str
     model: str
@@ -30,11 +31,14 @@ class Drift:
     platform: str
     hashes: int
     expected: int
+    device: str = ""
+    torch: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Of one namespace, or of all that the token may read; counted a minute ago at most.
+    """Of one namespace, or of all that the token may read; counted a minute ago at most. counted:
+    when, Unix seconds. found, missed: lookups of the last DAYS days, those by reason.
 
     packs, pack_bytes: by state, `live` or `condemned`. lookups: that found something. outcomes: by
     kind. pull_seconds, pull_bytes: as nodes told. saved_seconds: compile seconds of what was
@@ -57,3 +61,6 @@ class Stats:
     finished: dict[str, int]
     models: tuple[ModelStats, ...]
     drift: tuple[Drift, ...] = ()
+    counted: int = 0
+    found: int = 0
+    missed: dict[str, int] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse
 
 from aotcache.protocol.v1.outcomes import LOADED
 
-from ...index import audit, history, misses
+from ...index import audit, history
 from ..context import ContextDep
 from .charts import HEIGHT, SPANS, WIDTH, Chart, Series, Span, bars, bucketed, line
 from .render import render
@@ -20,6 +20,7 @@ from .visitors import VisitorDep
 
 router = page_router()
 _LIMIT = 100
+_FEW = 5  # groups of misses beside the charts
 _HASH = re.compile(r"/([A-Za-z0-9._-]{8,128})(?=/|:| |$)")  # in what an audit says
 _STYLE = files("aotcache_service.http.pages").joinpath("static/style.css").read_text()
 
@@ -35,7 +36,7 @@ def overview_page(
     at = context.database.now()
     with context.database.read() as db:
         told = history.read(db, visitor.caller.namespaces, chosen.starts(at)[0])
-        groups = misses.groups(db, visitor.caller.namespaces, at, limit=5).groups
+    groups = context.misses.of(visitor.caller.namespaces, wait=False).groups[:_FEW]
     stats = context.totals.of(visitor.caller.namespaces, wait=False)
     charts = _charts(told, chosen, at)
     hits = sum(told.get(history.HIT, {}).values())
@@ -71,11 +72,12 @@ def _charts(told: dict[str, dict[int, float]], span: Span, at: int) -> list[Char
         (what for what in told if what.startswith(history.OUTCOME)),
         key=lambda what: (what != good, what),
     )
-    lookups = [summed("found", history.HIT)]
-    lookups += [summed(_words(what, history.MISS), what) for what in reasons]
+    missed = [summed(_words(what, history.MISS), what) for what in reasons]
     stored = Series("stored", bucketed(told.get(history.STORED, {}), span, at, stays=True))
     return [
-        bars("Lookups, and why they missed", "count", starts, lookups),
+        bars("Lookups found", "count", starts, [summed("found", history.HIT)]),
+        # On top of what was found they would be slivers.
+        bars("Lookups missed, and why", "count", starts, missed),
         bars("Seconds saved", "duration", starts, [summed("saved", history.SAVED)]),
         bars(
             "What engines did with what they pulled",
@@ -99,8 +101,7 @@ def _words(what: str, prefix: str) -> str:
 
 @router.get("/misses")
 def misses_page(request: Request, context: ContextDep, visitor: VisitorDep) -> Response:
-    with context.database.read() as db:
-        found = misses.groups(db, visitor.caller.namespaces, context.database.now())
+    found = context.misses.of(visitor.caller.namespaces, wait=False)
     return render(request, "misses.html", visitor, groups=found.groups)
 
 

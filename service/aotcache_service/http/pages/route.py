@@ -38,7 +38,8 @@ class PageRoute(APIRoute):
                 status, message = status_of(error), said_of(error)[1]
                 if status >= 500:
                     log.warning("%s failed: %s", request.url.path, error, exc_info=status == 500)
-            return render(request, "error.html", None, status, number=status, message=message)
+            visitor = getattr(request.state, "visitor", None)
+            return render(request, "error.html", visitor, status, number=status, message=message)
 
         return answer
 

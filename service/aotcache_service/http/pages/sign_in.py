@@ -44,7 +44,7 @@ async def sign_in(request: Request, context: ContextDep, to: To = "/") -> Respon
             request, "sign_in.html", None, 403, to=_own(to), problem=str(error).partition(". ")[0]
         )
     visitor = new_visitor(caller)
-    async with audited(context, caller, "sign in", "", way=PAGES):
+    async with audited(context, caller, "sign in", "", way=PAGES, changes=False):
         await run_in_threadpool(_remember, context, visitor)
     answer = RedirectResponse(_own(to), 303)
     visitor.remember(request, answer)

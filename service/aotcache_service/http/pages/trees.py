@@ -12,8 +12,7 @@ from fastapi import Query, Request, Response
 from aotcache.protocol.v1.trees import SORTS
 
 from ...index.listing import Filter, list_trees
-from ...index.models import TreeRow
-from ...index.values import models_with, values_of
+from ...index.values import Values, choices, models_with, platforms_of
 from ..context import ContextDep
 from .render import render
 from .route import page_router
@@ -62,23 +61,19 @@ def trees_page(
     text = search.strip()
     with context.database.read() as db:
         page = None
-        if text and not (found := models_with(db, text, within)):
+        found = models_with(db, text, within) if text else Values([], cut=False)
+        if text and not found.found:
             wanted = replace(wanted, hash=text.lower() if _HASH.fullmatch(text.lower()) else text)
         elif text:
-            wanted = replace(wanted, models=tuple(found))
+            wanted = replace(wanted, models=tuple(found.found))
             if _HASH.fullmatch(text.lower()):
                 # Both: a model may be called as a hash begins.
                 by_hash = replace(wanted, models=None, hash=text.lower())
                 page = list_trees(db, by_hash, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
         if page is None or not page.trees:
             page = list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
-        choices = {
-            "layout": values_of(db, TreeRow.layout, within),
-            "engine": values_of(db, TreeRow.engine, within),
-            "model": values_of(db, TreeRow.model, within),
-            "platform": values_of(db, TreeRow.platform_id, within),
-            "publisher": values_of(db, TreeRow.publisher, within),
-        }
+        values = choices(db, within)
+        platforms = platforms_of(db, [*values["platform_id"].found, platform])
     chosen = {
         "search": text,
         "layout": layout,
@@ -103,7 +98,9 @@ def trees_page(
         visitor,
         page=page,
         chosen=chosen,
-        choices=choices,
+        choices={**values, "platform": values["platform_id"]},
+        models=found,
+        platforms=platforms,
         sorts=_SORTS,
         link=link,
         first=not cursor,

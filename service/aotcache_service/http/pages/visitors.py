@@ -82,6 +82,12 @@ async def is_open(context: Context) -> bool:
 
 
 async def _visitor(request: Request, context: ContextDep) -> Visitor:
+    # Also for the page that says what went wrong.
+    request.state.visitor = found = await _who(request, context)
+    return found
+
+
+async def _who(request: Request, context: Context) -> Visitor:
     cookie = request.cookies.get(_COOKIE, "")
     if await is_open(context):
         require_local(request)

@@ -22,8 +22,8 @@ async def begin(asked: Collect, context: ContextDep, caller: CallerDep) -> Colle
     """Start a collection. It goes on when this is answered: ask how with GET."""
     caller.require_all(ADMIN)
     action = "reconcile" if asked.reconcile_only else "collect"
-    async with audited(context, caller, action, _words(asked)):
-        return await context.in_storage(context.collector.begin, asked)
+    async with audited(context, caller, action, _words(asked), goes_on=True) as noted:
+        return await context.in_storage(context.collector.begin, asked, noted)
 
 
 @router.get("", responses=problems())

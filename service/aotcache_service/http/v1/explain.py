@@ -28,6 +28,7 @@ def post_explain(asked: Explain, context: ContextDep, caller: CallerDep) -> Expl
     if asked.node and said.reason != HIT:
         with context.database.write() as db:
             misses.record(db, asked, said, context.database.now())
+        context.misses.forget()
     return said
 
 
@@ -42,5 +43,4 @@ def get_misses(
     if namespace:
         caller.require(READ, check_namespace(namespace))
         wanted = frozenset((namespace,))
-    with context.database.read() as db:
-        return misses.groups(db, wanted, context.database.now())
+    return context.misses.of(wanted)

@@ -58,6 +58,7 @@ CALLS: list[tuple[str, str, str, dict[str, Any]]] = [
     (READ, "POST", "/v1/explain", {"json": ASKED}),
     (READ, "GET", f"/v1/misses?namespace={NAMESPACE}", {}),
     (READ, "GET", f"/v1/stats?namespace={NAMESPACE}", {}),
+    (ADMIN, "GET", f"/v1/audit?namespace={NAMESPACE}", {}),
     (ADMIN, "GET", "/v1/collect", {}),
     (ADMIN, "POST", "/v1/collect", {"json": {}}),
     (

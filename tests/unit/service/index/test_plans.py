@@ -5,18 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
+from aotcache.protocol.v1.explain import MAX_GROUPS, MAX_NODES
 from aotcache.protocol.v1.trees import SORTS
+from aotcache_service.index import misses
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.lookup import Found, lookup
+from aotcache_service.index.models import FLAGS
 from aotcache_service.index.recipes import RecipeFound, lookup_recipe
 from aotcache_service.index.usage import UsageCounter
+from aotcache_service.index.values import choices
 from support import filled
 
 # Fewer, and PostgreSQL rightly reads whole tables.
@@ -139,3 +144,47 @@ def test_pages_are_read_in_the_order_of_an_index(
     assert f"trees USING INDEX ix_trees_{'namespace_' * bool(namespace)}{sort}_id" in steps[0]
     assert "USE TEMP B-TREE FOR ORDER BY" not in steps
     assert not scanned([*steps[1:], *outcomes]), asked
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_pages_of_two_namespaces_sort_few(database: Database, sort: str) -> None:
+    with database.read() as db, plans() as asked:
+        wanted = Filter(namespaces=frozenset(("default", "team-a")))
+        assert len(list_trees(db, wanted, sort=sort, limit=10).trees) == 10
+    steps = asked[0]
+    uses = [one for one in steps if f"USING INDEX ix_trees_namespace_{sort}_id" in one]
+    uses += [one for one in steps if f"USING COVERING INDEX ix_trees_namespace_{sort}_id" in one]
+    assert len(uses) == 2, steps
+    assert "trees" not in scanned(steps), steps
+
+
+def test_what_is_chosen_from_is_of_few_trees(database: Database) -> None:
+    with database.read() as db, plans() as asked:
+        found = choices(db, frozenset(("default", "team-a")))
+    assert found["model"].found
+    (steps,) = asked
+    if database.sqlite_file is not None:  # PostgreSQL rather reads all of so few
+        assert "USE TEMP B-TREE FOR ORDER BY" not in steps, steps
+        assert "trees" not in scanned(steps), steps
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_rare_trees_are_found_by_their_own_index(database: Database, flag: str) -> None:
+    with database.read() as db, plans() as asked:
+        page = list_trees(db, replace(Filter(), **{flag: True}), limit=5)
+    assert all(getattr(tree, flag) for tree in page.trees)
+    assert len(page.trees) == 5
+    assert f"trees USING INDEX ix_trees_{flag}" in asked[0][0], asked[0]
+    assert "USE TEMP B-TREE FOR ORDER BY" not in asked[0], asked[0]
+
+
+def test_misses_are_grouped_in_the_order_of_an_index(database: Database) -> None:
+    with database.read() as db, plans() as asked:
+        found = misses.groups(db, None, database.now()).groups
+    assert (len(found), len(asked)) == (MAX_GROUPS, 2)
+    assert all(len(one.some_nodes) == MAX_NODES for one in found)
+    if database.sqlite_file is None:
+        return  # reads all of so few
+    for steps in asked:
+        assert any("misses USING INDEX ix_misses_reason_cause_last" in one for one in steps), steps
+        assert "USE TEMP B-TREE FOR GROUP BY" not in steps

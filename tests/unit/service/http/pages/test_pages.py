@@ -136,6 +136,37 @@ def test_the_list_is_searched_filtered_sorted_and_paged(page: TestClient, contex
     assert "cursor" in text_of(page, "/trees?cursor=xx", 400)
 
 
+def test_where_somebody_is_and_how_to_go_on(page: TestClient, context: Context) -> None:
+    """Also where something went wrong."""
+    fill(context)
+    for path, status, current in (
+        ("/", 200, '<a href="/" aria-current="page">'),
+        ("/trees", 200, '<a href="/trees" aria-current="page">'),
+        (AT, 200, '<a href="/trees" aria-current="true">'),
+        (f"{AT}/explode", 404, '<a href="/trees" aria-current="true">'),
+        ("/trees?sort=publisher", 400, '<a href="/trees" aria-current="page">'),
+    ):
+        answer = page.get(path)
+        assert (answer.status_code, answer.text.count("aria-current")) == (
+            status,
+            2 if path == "/" else 1,  # and the span of time
+        ), path
+        assert current in answer.text, path
+    listed = text_of(page, "/trees")
+    assert f"{PLATFORM.device}, torch {PLATFORM.torch}, {PLATFORM.python}" in listed
+
+
+def test_why_nodes_miss_is_said_once(page: TestClient, context: Context) -> None:
+    asked = Explain(layout=VLLM_AOT, hash=OTHER, platform=PLATFORM, node="n1")
+    with context.database.write() as db:
+        misses.record(db, asked, explain(db, asked), context.database.now())
+    said = text_of(page, "/misses")
+    assert said.count("unknown hash") == 1
+    assert "unknown_hash" not in said
+    assert "1 node misses: unknown hash 1 time, last" in said
+    assert "unknown hash" in text_of(page, "/")
+
+
 def test_what_an_operator_does_is_asked_done_and_noted(page: TestClient, context: Context) -> None:
     fill(context)
     assert do(page, "pin") == f"{AT}?done=pin"
@@ -147,7 +178,7 @@ def test_what_an_operator_does_is_asked_done_and_noted(page: TestClient, context
     do(page, "quarantine", reason="driver 590 crashes")
     assert miss(context.database).reason == "quarantined"
     assert HASH[:16] in text_of(page, "/trees?quarantined=1")
-    assert "quarantined 2 missing" in text_of(page, f"/trees?search={HASH[:8]}")
+    assert "quarantined 1 missing" in text_of(page, f"/trees?search={HASH[:8]}")
     do(page, "pin")
     do(page, "unpin")
     assert "driver 590 crashes" in text_of(page, AT)
