@@ -107,11 +107,15 @@ lint: env ## check style, types and import rules
 	$(BIN)/lint-imports
 
 LOCK := deploy/requirements.lock
+UV_LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11
 
-lock: env ## resolve what the service's image installs, with hashes
+lock: env ## resolve what the images install, with hashes
 	$(BIN)/python -m pip install --quiet --group audit
-	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
-		--extra service --extra postgres --output-file $(LOCK) pyproject.toml
+	$(UV_LOCK) --extra service --extra postgres --output-file $(LOCK) pyproject.toml
+	$(UV_LOCK) --extra s3 --output-file deploy/requirements-node.lock pyproject.toml
+	echo 'hatchling>=1.27' | $(UV_LOCK) --output-file deploy/requirements-build.lock -
+	printf '%s\n' watchdog ahocorasick-rs 'backports.zstd; python_version < "3.14"' | $(UV_LOCK) --no-deps \
+		--constraints deploy/requirements-node.lock --output-file deploy/requirements-plugin.lock -
 
 audit: env ## ask PyPI for known vulnerabilities of what the lock file names
 	$(BIN)/python -m pip install --quiet --group audit
