@@ -9,4 +9,5 @@ pytest_plugins = [
     "support.trees",
     "support.vllm",
     "support.vllm_site",
+    "support.images",
 ]
