@@ -10,4 +10,5 @@ pytest_plugins = [
     "support.vllm",
     "support.vllm_site",
     "support.images",
+    "support.guided",
 ]

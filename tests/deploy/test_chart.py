@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm's own library, and the examples, against the Kubernetes schemas."""
+"""The Helm chart, rendered by Helm's own library, and the examples: what Kubernetes takes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ ALL: dict[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],
     "autoscaling": {"enabled": False},
     "gc": {"enabled": False, "keepBytes": 10**13, "keepDays": 90},
-    "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls", "annotations": {"a": "b"}},
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "tlsSecret": "tls",
+        "annotations": {"a": "b"},
+    },
     "networkPolicy": {"from": [{"namespaceSelector": {}}], "egress": [{"to": []}]},
     "serviceAccount": {"annotations": {"role": "arn"}},
     "extraEnv": [{"name": "TZ", "value": "UTC"}],
@@ -74,7 +79,7 @@ def example(path: Path) -> list[dict[str, Any]]:
 
 def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for document in documents:
-        spec = document["spec"] if "spec" in document else {}
+        spec = document.get("spec", {})
         spec = spec.get("jobTemplate", {}).get("spec", spec)
         if "template" in spec:
             yield document["metadata"]["name"], spec["template"]["spec"]
@@ -159,10 +164,14 @@ def test_selectors_name_the_pods_they_are_for(values: dict[str, Any]) -> None:
     others = [one for one in rendered(values) if one["kind"] in ("CronJob", "DaemonSet")]
     for one in others:
         spec = one["spec"].get("jobTemplate", {}).get("spec", one["spec"])
-        assert spec["template"]["metadata"]["labels"].items() >= {
-            "app.kubernetes.io/instance": "aotcache"
-        }.items()
-        assert not service["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+        assert (
+            spec["template"]["metadata"]["labels"].items()
+            >= {"app.kubernetes.io/instance": "aotcache"}.items()
+        )
+        assert (
+            not service["selector"]["matchLabels"].items()
+            <= spec["template"]["metadata"]["labels"].items()
+        )
 
 
 @pytest.mark.parametrize("values", [LEAST, ALL], ids=["least", "all"])
@@ -176,7 +185,7 @@ def test_no_secret_is_in_what_is_rendered(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("values", [LEAST, ALL], ids=["least", "all"])
 def test_our_commands_take_these_arguments(values: dict[str, Any]) -> None:
-    """Each word of ours in the chart is an option that the command line has, each variable one it reads."""
+    """Each option in the chart is one that the command has, each variable one that it reads."""
     commands = {"serve": serve, "token": token.commands["adopt"]}
     for _, pod in pods(rendered(values)):
         for container in containers(pod):

@@ -27,7 +27,7 @@ SECRETS = {
 def test_compose_takes_it_and_wants_its_secrets() -> None:
     about = configuration(SECRETS)
     assert set(about["services"]) == {"postgres", "s3", "token", "aotcache"}
-    with pytest.raises(AssertionError, match="say it in .env"):
+    with pytest.raises(AssertionError, match=r"say it in \.env"):
         configuration({})
     for name, service in about["services"].items():
         assert "build" in service or re.search(r":\d+\.\d+(\.\d+)?(-\w+)?$", service["image"]), name
@@ -58,7 +58,9 @@ def test_its_services_work_together(images: Images, tmp_path: Path) -> None:
 
         line = aotcache("key", "generate")
         aotcache("key", "trust", line.strip())
-        pushed = json.loads(aotcache("push", tree.hash, "--json", "--cache-root", str(tmp_path / "publisher")))
+        pushed = json.loads(
+            aotcache("push", tree.hash, "--json", "--cache-root", str(tmp_path / "publisher"))
+        )
         assert pushed
         platform = tmp_path / "platform.json"
         platform.write_text(json.dumps({name: getattr(H100, name) for name in H100.__slots__}))
@@ -70,7 +72,9 @@ def test_its_services_work_together(images: Images, tmp_path: Path) -> None:
         assert set(there) == set(contents(tree.path))
         refused = here.network.run(*CLI, "ls", env={**os.environ, "AOTCACHE_TOKEN": ""})
         assert "it has no token" in refused.stderr
-        assert "trees deleted" in aotcache("gc", "--dry-run") or "would be deleted" in aotcache("gc", "--dry-run")
+        assert "trees deleted" in aotcache("gc", "--dry-run") or "would be deleted" in aotcache(
+            "gc", "--dry-run"
+        )
         # A start later the token is there already.
         again = here.container("token").run(here.network, *here.command("token"))
         assert "is known already" in again.stderr

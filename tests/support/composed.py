@@ -1,7 +1,7 @@
-"""The services of compose.yaml as processes: their own command lines, environment, mounts and health checks.
+"""The services of compose.yaml as processes: its command lines, environment, mounts, health checks.
 
-PostgreSQL's and SeaweedFS's images cannot be had: theirs is this machine's root, in a layer of their own, with Debian's
-PostgreSQL and the `weed` of the tests' environment on PATH.
+PostgreSQL's and SeaweedFS's images cannot be had: this machine's root stands in for them, with
+Debian's PostgreSQL and the `weed` of the tests' environment on PATH.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Composed:
         if "build" in service:
             image = self.images.image("service")
             return image.container(env, **options)
-        places = [str(binaries()), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
+        places = [str(binaries()), str(Path(sys.executable).parent)]
+        places += ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         return Container(image=Path("/"), env={"PATH": ":".join(places), **env}, **options)
 
     def command(self, name: str) -> list[str]:
@@ -90,7 +91,8 @@ class Composed:
 _MAKE = """
 test -d "$PGDATA" || {
     printf '%s\\n' "$POSTGRES_PASSWORD" > /tmp/password
-    initdb --username="$POSTGRES_USER" --pwfile=/tmp/password $POSTGRES_INITDB_ARGS --no-sync > /dev/null
+    initdb --username="$POSTGRES_USER" --pwfile=/tmp/password --no-sync \\
+        $POSTGRES_INITDB_ARGS > /dev/null
     echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
     printf 'CREATE DATABASE %s;\\n' "$POSTGRES_DB" | postgres --single -j postgres > /dev/null
 }
@@ -119,7 +121,9 @@ def composed(images: Images, folder: Path, env: Mapping[str, str]) -> Iterator[C
                 log = folder / f"{name}.log"
                 stack.enter_context(running(words, log, up, up_seconds=HEALTHY_SECONDS))
             else:
-                ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+                ended = subprocess.run(
+                    words, capture_output=True, text=True, check=False, timeout=120
+                )
                 assert ended.returncode == 0, ended.stderr
             done.append(name)
         yield here

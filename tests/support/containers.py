@@ -1,9 +1,10 @@
-"""Programs side by side as in containers, without an engine: a network of their own, each with a root, users and
-mounts of its own. It takes root, as a machine that runs containers would."""
+"""Programs side by side as in containers, without an engine: a network of their own, each with a
+root, user and mounts of its own. It takes root, as running containers would."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from support.process import LIFETIME_SECONDS, work_folder
 
-# $1 a folder for the container's layer, $2 its image's root, $3 `ro` or `rw`, $4 UID:GID, $5 mounts, a line each;
-# then the command.
+# $1 a folder for the container's layer, $2 its image's root, $3 `ro` or `rw`, $4 UID:GID,
+# $5 mounts, a line each; then the command.
 _ENTER = r"""
 set -eu
 folder=$1 image=$2 access=$3 user=$4 mounts=$5
@@ -55,7 +56,12 @@ class Network:
         self, *words: str, env: Mapping[str, str] | None = None, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.within(*words), env=env, capture_output=True, text=True, check=False, timeout=seconds
+            self.within(*words),
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
 
 
@@ -105,5 +111,61 @@ class Container:
         self, network: Network, *command: str, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.words(network, command), capture_output=True, text=True, check=False, timeout=seconds
+            self.words(network, command),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A container that stays: what one command writes the next one finds."""
+
+    pid: int
+
+    def within(self, *words: str, outside: bool = False) -> list[str]:
+        spaces = ["--mount", "--root", "--wd"] + ([] if outside else ["--net"])
+        return ["nsenter", f"--target={self.pid}", *spaces, "--", *words]
+
+    def shell(
+        self, script: str, *, outside: bool = False, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """outside: with the network that the tests themselves have. Variables that are set stay."""
+        words = self.within("bash", "-c", _KEEPING, script, outside=outside)
+        environment = Path(f"/proc/{self.pid}/environ").read_text().rstrip("\0").split("\0")
+        done = subprocess.run(
+            words,
+            env=dict(one.split("=", 1) for one in environment),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert not check or done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+_KEEPING = """
+set -euo pipefail
+! test -e /tmp/variables || . /tmp/variables
+trap 'export -p > /tmp/variables; pwd > /tmp/folder' EXIT
+! test -e /tmp/folder || cd "$(cat /tmp/folder)"
+set -a
+eval "$0"
+"""
+
+
+@contextmanager
+def started(container: Container, network: Network) -> Iterator[Machine]:
+    words = container.words(network, ["sleep", str(LIFETIME_SECONDS)])
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    try:
+        while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+            assert process.poll() is None, "the machine did not start"
+            time.sleep(0.02)
+        yield Machine(process.pid)
+    finally:
+        process.kill()
+        process.wait()

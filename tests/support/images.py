@@ -1,6 +1,6 @@
 """The images of deploy/docker: `images`, built once a session by buildah, which needs no engine.
 
-No registry of images is asked: Debian with its own Python stands in for python:…-slim, and for busybox.
+No registry of images is asked: Debian with its own Python stands in for python:…-slim and busybox.
 """
 
 from __future__ import annotations
@@ -60,7 +60,12 @@ class Images:
 
     def _build(self, name: str, tag: str) -> None:
         # Nothing but this machine's CAs comes from here.
-        words = ["build", "--pull-never", "--layers=false", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
+        words = [
+            "build",
+            "--pull-never",
+            "--layers=false",
+            "--volume=/etc/ssl/certs:/etc/ssl/certs:ro",
+        ]
         words += [f"--build-arg={argument}={BASE}" for argument in ("BASE", "CARRIER")]
         self._buildah(*words, f"--file={DOCKERFILES / name}.Dockerfile", f"--tag={tag}", str(ROOT))
 
