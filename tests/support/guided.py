@@ -1,5 +1,5 @@
-"""A new machine on which the guides are followed, as a new user would: `installed`, on which the guide
-for one machine was."""
+"""A new machine on which the guides are followed, as a new user would: `installed`, where the
+guide for one machine has been."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ UNIT = ROOT / "deploy" / "systemd" / "aotcache.service"
 
 @dataclass(frozen=True)
 class Guided:
-    """A machine with this repository in /repo, and with `folder`; an engine left a tree in its cache
-    root."""
+    """A machine with this repository in /repo, and with `folder`; an engine left a tree in its
+    cache root."""
 
     machine: Machine
     folder: Path
