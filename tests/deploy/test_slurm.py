@@ -15,7 +15,7 @@ import pytest
 from aotcache.core.trust import parse_trusted_keys
 from aotcache.probe.platform import detect
 from support.containers import Container, Network, own_network
-from support.images import Images
+from support.images import Image, Images
 from support.process import answers, running, tool, work_folder
 from support.small import small_tree
 from support.trees import RECIPE
@@ -60,6 +60,12 @@ class Node:
         return done.stdout
 
 
+@pytest.fixture(scope="module")
+def node_image(images: Images) -> Image:
+    """Before `node`, whose namespace has the mounts that were there before it."""
+    return images.image("node")
+
+
 @pytest.fixture
 def node() -> Iterator[Node]:
     with work_folder("slurm") as folder, own_network("service") as network:
@@ -99,10 +105,10 @@ find "$root" ! -user alice
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_a_job_left_is_published_as_its_user(images: Images, node: Node) -> None:
+def test_what_a_job_left_is_published_as_its_user(node_image: Image, node: Node) -> None:
     tree = small_tree(node.folder / "trees")
     env = {"SCRIPTS": str(SCRIPTS), "TREES": str(node.folder / "trees")}
-    machine = images.image("node").container(env, user="0:0", volumes=node.places())
+    machine = node_image.container(env, user="0:0", volumes=node.places())
     done = machine.run(node.network, "sh", "-c", CYCLE)
     assert done.returncode == 0, done.stderr
     owner, *rest = done.stdout.splitlines()

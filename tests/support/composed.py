@@ -105,6 +105,7 @@ def composed(images: Images, folder: Path, env: Mapping[str, str]) -> Iterator[C
     """All services up, each after those it depends on."""
     about = configuration(env)
     services = about["services"]
+    images.image("service")  # a namespace has the mounts that were there before it
     with ExitStack() as stack:
         network = stack.enter_context(own_network(*services))
         here = Composed(about, images, network, folder, env)

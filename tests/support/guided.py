@@ -70,6 +70,7 @@ class Guided:
 
 @pytest.fixture(scope="module")
 def new_machine(images: Images) -> Iterator[Guided]:
+    base = images.image("base")  # a namespace has the mounts that were there before it
     with work_folder("guides") as folder, own_network("machine") as network:
         sources = folder / "repo"
         _copy_sources(sources)
@@ -78,7 +79,7 @@ def new_machine(images: Images) -> Iterator[Guided]:
         env = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
         env["VLLM_CACHE_ROOT"] = str(folder / "cache")
         small_tree(folder / "cache", ranks=(0, 1))
-        container = images.image("base").container(env, volumes=volumes)
+        container = base.container(env, volumes=volumes)
         with started(container, network) as machine:
             servers = Path("/etc/resolv.conf").read_text()
             machine.shell(f"printf %s {shlex.quote(servers)} > /etc/resolv.conf")
