@@ -64,7 +64,7 @@ def test_without_a_network(installed: Guided) -> None:
     inside = installed.folder / "inside"
     token = installed.token(inside, "publish")
     with installed.service(installed.folder / "outside") as url, second(installed, inside) as other:
-        installed.shell(f"AOTCACHE_URL={url} aotcache watch --once")
+        installed.shell(f"AOTCACHE_URL={url} aotcache push --all")
         *_, imported = installed.follow(
             "air-gapped", AOTCACHE_URL=url, INSIDE=other, INSIDE_TOKEN=token
         )
@@ -74,7 +74,7 @@ def test_without_a_network(installed: Guided) -> None:
 def test_when_something_is_lost(installed: Guided) -> None:
     data, replica = installed.folder / "lost", installed.folder / "replica"
     with installed.service(data) as url:
-        installed.shell(f"AOTCACHE_URL={url} aotcache watch --once")
+        installed.shell(f"AOTCACHE_URL={url} aotcache push --all")
     admin = installed.folder / "admin-token"
     admin.write_text(f"aotc_0123456789ab_{'d' * 43}\n")
     adopt = f"aotcache token adopt {admin} --data-dir {data} --scope admin --namespace '*'"
@@ -114,7 +114,7 @@ def test_upgraded_and_rolled_back(installed: Guided) -> None:
     page = installed.follow("upgrade", DATA=str(data), BACKUP=f"{data}.backup", AOTCACHE_URL=URL)
     with installed.service(data):
         assert "status: ready" in next(page)
-        installed.shell("aotcache watch --once")
+        installed.shell("aotcache push --all")
     assert STORED in next(page)
     with installed.service(data):
         assert "vllm-aot" in installed.shell("aotcache ls").stdout
@@ -133,7 +133,7 @@ def test_several_versions_side_by_side(installed: Guided) -> None:
     for version in ("0.31.0", "0.32.0"):
         small_tree(cache, name=version, recipe=replace(RECIPE, engine_version=version))
     with installed.service(installed.folder / "side-by-side") as url:
-        installed.shell(f"AOTCACHE_URL={url} aotcache watch --once --cache-root {cache}")
+        installed.shell(f"AOTCACHE_URL={url} aotcache push --all --cache-root {cache}")
         listed, collected = installed.follow("vllm-versions", AOTCACHE_URL=url)
         assert listed.count("vllm-aot") >= 2
         assert collected.count("0 trees would be deleted") == 2
