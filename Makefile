@@ -21,7 +21,7 @@ TORCH_PIP_ARGS ?=
 # The tests start PostgreSQL themselves, and Chromium to look at the pages; torch.compile on a CPU runs g++ and includes Python.h;
 # vLLM's own kernels want libnuma. The rest builds the images in a Debian of their own and runs them side by side.
 PACKAGES := chromium g++ libnuma1 postgresql \
-	bsdutils buildah iproute2 mmdebstrap strace systemd util-linux wget
+	buildah iproute2 mmdebstrap procps strace systemd wget
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 

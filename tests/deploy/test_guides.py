@@ -24,6 +24,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STORED = "1 trees, 3 parts; 0 manifests skipped"
 
 
+def test_pages_name_what_is_there() -> None:
+    pages = [ROOT / "docs/deploy.md", *(ROOT / "docs/guides").glob("*.md")]
+    for page in pages:
+        text = page.read_text()
+        for path in re.findall(r"\bdeploy/[\w./-]*\w", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+        for link in re.findall(r"\]\(([^)#:]+)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    assert all(page.name in pages[0].read_text() for page in pages[1:])
+
+
 def test_one_machine(installed: Guided) -> None:
     """Nobody else reads its secrets."""
     modes = installed.shell("stat -c '%a %U' /etc/aotcache/*token /var/lib/aotcache").stdout
@@ -161,9 +172,14 @@ def test_kubernetes_s_tokens_keys_and_values(installed: Guided) -> None:
     with helm.Chart.load(str(ROOT / "deploy/helm/aotcache")) as chart:
         rendered = chart.render(yaml.safe_load(values), name="aotcache", namespace="aotcache")
     named = set(re.findall(r"secretName: (\S+)", "".join(rendered.values())))
+    for example in (ROOT / "deploy/helm/examples").glob("*.yaml"):
+        named |= set(re.findall(r"(?:secret|configMap): {name: ([\w-]+)", example.read_text()))
     console = "".join(blocks("guides/kubernetes.md", "console"))
-    assert named
-    assert named <= set(re.findall(r"create secret generic (\S+)", console))
+    created = set(re.findall(r"create (?:secret generic|configmap) (\S+)", console))
+    assert named == created - {"aotcache-database", "aotcache-s3"}
+    assert {"aotcache-database", "aotcache-s3"} <= set(
+        re.findall(r"name: (aotcache-\w+)", "".join(rendered.values()))
+    )
 
 
 def test_compose_s_secrets(installed: Guided) -> None:

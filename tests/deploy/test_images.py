@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from support.containers import own_network
 from support.images import DOCKERFILES, Images
 from support.process import answers, running, tool
+from support.small import small_tree
 from support.vllm import ROOT
 
 FILES = sorted(DOCKERFILES.glob("*.Dockerfile"))
@@ -57,8 +59,8 @@ def test_no_user_of_it_is_root_and_nothing_is_left_behind(images: Images, name: 
 
 @pytest.mark.timeout(900)
 @pytest.mark.slow
-def test_the_service_runs_on_a_read_only_root(images: Images, tmp_path: Path) -> None:
-    image = images.image("service")
+def test_service_and_node_run_on_a_read_only_root(images: Images, tmp_path: Path) -> None:
+    image, _ = images.image("service"), images.image("node")
     with own_network("service") as network:
         bare = image.container(read_only=True).run(network, *image.command())
         assert "Read-only file system" in bare.stderr
@@ -67,6 +69,10 @@ def test_the_service_runs_on_a_read_only_root(images: Images, tmp_path: Path) ->
         # The image's own command listens to others, and there is no token.
         refused = restricted.run(network, *image.command())
         assert "Make one with `aotcache token create`" in refused.stderr
+        root = tmp_path / "cache"
+        tree = small_tree(root)
+        for path in (root, *root.rglob("*")):
+            os.chown(path, 10001, 10001)
         here = restricted.words(network, image.command("serve"))
         up = lambda: "status: ready" in network.run(*CLI, "status").stdout  # noqa: E731
         with running(here, tmp_path / "log", up):
@@ -78,6 +84,11 @@ def test_the_service_runs_on_a_read_only_root(images: Images, tmp_path: Path) ->
                 for pid in whose.split()
             }
             assert int(status, 16) == 0
+            env = {"VLLM_CACHE_ROOT": str(root), "AOTCACHE_TRUST": "unsigned"}
+            watch = images.image("node").container(env, read_only=True, volumes={str(root): root})
+            done = watch.run(network, *images.image("node").command("watch", "--once"))
+            assert (done.returncode, "published (generation 1" in done.stderr) == (0, True), done
+            assert tree.hash[:12] in network.run(*CLI, "ls").stdout
         assert (
             "aotcache service listening on http://127.0.0.1:8750" in (tmp_path / "log").read_text()
         )
