@@ -20,8 +20,9 @@ TORCH_PIP_ARGS ?=
 
 # The tests start PostgreSQL and HAProxy themselves, and Chromium to look at the pages; torch.compile on a CPU runs
 # g++ and includes Python.h; vLLM's own kernels want libnuma; tests of faults cut cables (iproute2) and set clocks
-# wrong (faketime).
-PACKAGES := chromium faketime g++ haproxy iproute2 libnuma1 postgresql
+# wrong (faketime). The rest builds the images in a Debian of their own and runs them side by side.
+PACKAGES := chromium faketime g++ haproxy iproute2 libnuma1 postgresql \
+	buildah mmdebstrap procps strace systemd wget
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 # It has the release before this one.
@@ -115,11 +116,15 @@ lint: env ## check style, types and import rules
 	$(BIN)/lint-imports
 
 LOCK := deploy/requirements.lock
+UV_LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11
 
-lock: env ## resolve what the service's image installs, with hashes
+lock: env ## resolve what the images install, with hashes
 	$(BIN)/python -m pip install --quiet --group audit
-	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
-		--extra service --extra postgres --output-file $(LOCK) pyproject.toml
+	$(UV_LOCK) --extra service --extra postgres --output-file $(LOCK) pyproject.toml
+	$(UV_LOCK) --extra s3 --output-file deploy/requirements-node.lock pyproject.toml
+	echo 'hatchling>=1.27' | $(UV_LOCK) --output-file deploy/requirements-build.lock -
+	printf '%s\n' watchdog ahocorasick-rs 'backports.zstd; python_version < "3.14"' | $(UV_LOCK) --no-deps \
+		--constraints deploy/requirements-node.lock --output-file deploy/requirements-plugin.lock -
 
 audit: env ## ask PyPI for known vulnerabilities of what the lock file names
 	$(BIN)/python -m pip install --quiet --group audit

@@ -12,4 +12,6 @@ pytest_plugins = [
     "support.trees",
     "support.vllm",
     "support.vllm_site",
+    "support.images",
+    "support.guided",
 ]

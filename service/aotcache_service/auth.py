@@ -60,11 +60,15 @@ def new_token() -> Token:
     return Token(secrets.token_hex(6), secrets.token_urlsafe(32))
 
 
+def parse_token(text: str) -> Token | None:
+    found = _TOKEN.fullmatch(text.strip())
+    return Token(found[1], found[2]) if found else None
+
+
 def parse_authorization(header: str) -> Token | None:
     """The token of an Authorization header; None where it holds none of ours."""
     scheme, _, text = header.partition(" ")
-    found = _TOKEN.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
-    return Token(found[1], found[2]) if found else None
+    return parse_token(text) if scheme.lower() == "bearer" else None
 
 
 @dataclass(frozen=True, slots=True)

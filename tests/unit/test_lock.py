@@ -1,4 +1,4 @@
-"""The lock file names, with hashes, all that the service's image installs, within our ranges."""
+"""The lock files name, with hashes, all that the images install, within our ranges."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ if sys.version_info < (3, 11):
 import tomllib
 
 ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CLIENT = PYPROJECT["project"]["dependencies"]
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+PLUGIN = [one for one in CLIENT if re.match(r"watchdog|ahocorasick-rs|backports\.zstd", one)]
 
 
-def test_the_lock_fits_our_ranges() -> None:
-    text = (ROOT / "deploy" / "requirements.lock").read_text()
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ("requirements.lock", [*CLIENT, *EXTRAS["service"], *EXTRAS["postgres"], *EXTRAS["s3"]]),
+        ("requirements-node.lock", [*CLIENT, *EXTRAS["s3"]]),
+        ("requirements-plugin.lock", PLUGIN),
+        ("requirements-build.lock", PYPROJECT["build-system"]["requires"]),
+    ],
+)
+def test_the_lock_fits_our_ranges(file: str, wanted: list[str]) -> None:
+    text = (ROOT / "deploy" / file).read_text()
     locked = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==([^ ;\\]+)", text, re.MULTILINE))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["service"], *extras["postgres"], *extras["s3"]]
     for requirement in map(Requirement, wanted):
         if requirement.name == "aotcache":
             continue

@@ -36,11 +36,20 @@ from .data import data_options, unusable_data
 HOUR = 3600
 
 
+class _PortOption(click.Option):
+    """Kubernetes sets AOTCACHE_PORT=tcp://… in pods beside a Service that is called `aotcache`."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if value and value.startswith(("tcp://", "udp://")) else value
+
+
 @click.command()
 @data_options
 @click.option("--host", envvar="AOTCACHE_HOST", default=DEFAULT_HOST, show_default=True)
 @click.option(
     "--port",
+    cls=_PortOption,
     envvar="AOTCACHE_PORT",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,

@@ -1,20 +1,20 @@
-"""`token`: make tokens, list and revoke them. At once: a running service asks the same index."""
+"""`token`: make, adopt, list and revoke tokens. At once: a running service asks the same index."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 import click
 
 from aotcache.errors import NotFoundError, UsageError
 from aotcache.protocol.names import DEFAULT_NAMESPACE, check_namespace
 
-from ..auth import ALL_NAMESPACES, READ, SCOPES
+from ..auth import ALL_NAMESPACES, READ, SCOPES, parse_token
 from ..index import tokens
 from ..index.operation import TokenRow
 from ..settings import ServiceSettings
@@ -23,8 +23,33 @@ from .data import data_options, index_of
 _AGE = re.compile(r"([1-9][0-9]{0,5})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
 MAX_NAME = 200
+MAX_FILE = 1000
+_ADOPTED = {
+    tokens.ADOPTED: "token {} is adopted",
+    tokens.KNOWN: "token {} is known already",
+    tokens.REVOKED: "token {} is revoked and stays so: make another one",
+}
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _rights(command: Command) -> Command:
+    for option in (
+        click.option("--name", default="", help="Whose it is, for the list."),
+        click.option(
+            "--namespace",
+            "namespaces",
+            multiple=True,
+            default=(DEFAULT_NAMESPACE,),
+            show_default=True,
+            help=f"May be given several times; {ALL_NAMESPACES} for all.",
+        ),
+        click.option("--scope", type=click.Choice(SCOPES), default=READ, show_default=True),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -38,16 +63,7 @@ def token() -> None:
 
 @token.command()
 @data_options
-@click.option("--scope", type=click.Choice(SCOPES), default=READ, show_default=True)
-@click.option(
-    "--namespace",
-    "namespaces",
-    multiple=True,
-    default=(DEFAULT_NAMESPACE,),
-    show_default=True,
-    help=f"May be given several times; {ALL_NAMESPACES} for all.",
-)
-@click.option("--name", default="", help="Whose it is, for the list.")
+@_rights
 @click.option("--expires", metavar="AGE", help="90d, 12h or 30m from now.  [default: never]")
 @_as_json
 def create(
@@ -59,11 +75,7 @@ def create(
     **where: Any,
 ) -> None:
     """Make a token and print it. It is shown this once: only its digest is kept."""
-    for namespace in namespaces:
-        if namespace != ALL_NAMESPACES:
-            check_namespace(namespace)
-    if len(name) > MAX_NAME or not name.isprintable():
-        raise UsageError(f"--name: at most {MAX_NAME} printable characters")
+    _check(namespaces, name)
     with index_of(_settings(**where)) as database, database.write() as db:
         now = database.now()
         made = tokens.create(
@@ -79,6 +91,30 @@ def create(
         return
     click.echo(f"token {made.id}, to {scope} in {', '.join(namespaces)}; keep it secret:", err=True)
     click.echo(made.text)
+
+
+@token.command()
+@click.argument("file", type=click.File())
+@data_options
+@_rights
+def adopt(file: TextIO, scope: str, namespaces: Sequence[str], name: str, **where: Any) -> None:
+    """Know the token in FILE (-: stdin), which was made elsewhere: a secret of a cluster, say.
+
+    Again it changes nothing, so that it can be run before each start. A token is
+    aotc_ID_SECRET: 12 hexadecimal digits, 43 characters of A-Za-z0-9_- that nobody can guess.
+    """
+    _check(namespaces, name)
+    given = parse_token(file.read(MAX_FILE))
+    if given is None:
+        raise UsageError(
+            f"{file.name} holds no token: aotc_, 12 hexadecimal digits, _, 43 characters of "
+            "A-Za-z0-9_-"
+        )
+    with index_of(_settings(**where)) as database, database.write() as db:
+        done = tokens.adopt(
+            db, given, name=name, scope=scope, namespaces=namespaces, now=database.now()
+        )
+    click.echo(_ADOPTED[done].format(given.id), err=True)
 
 
 @token.command("list")
@@ -113,6 +149,14 @@ def revoke(token_id: str, as_json: bool, **where: Any) -> None:
         except NotFoundError as error:
             raise UsageError(str(error)) from error
     click.echo(json.dumps({"id": token_id}) if as_json else f"{token_id} is revoked")
+
+
+def _check(namespaces: Sequence[str], name: str) -> None:
+    for namespace in namespaces:
+        if namespace != ALL_NAMESPACES:
+            check_namespace(namespace)
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise UsageError(f"--name: at most {MAX_NAME} printable characters")
 
 
 def _settings(data_dir: Path, storage_url: str, database_url: str) -> ServiceSettings:

@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, exists, select
 from sqlalchemy.orm import Session
 
-from aotcache.errors import NotFoundError
+from aotcache.errors import NotFoundError, UsageError
 
 from ..auth import ALL_NAMESPACES, Caller, Token, new_token, no_token, over, parse_authorization
 from .operation import TokenRow
+
+ADOPTED, KNOWN, REVOKED = "adopted", "known", "revoked"
 
 # Plain rows: every request asks for one.
 _BY_ID = select(*TokenRow.__table__.c).where(TokenRow.id.in_(bindparam("ids", expanding=True)))
@@ -23,6 +25,38 @@ def create(
 ) -> Token:
     """expires: Unix seconds; 0: never."""
     token = new_token()
+    _add(db, token, name=name, scope=scope, namespaces=namespaces, now=now, expires=expires)
+    return token
+
+
+def adopt(
+    db: Session, token: Token, *, name: str, scope: str, namespaces: Sequence[str], now: int
+) -> str:
+    """Know a token that was made elsewhere. What became of it: ADOPTED, or nothing as it is KNOWN
+    already, or REVOKED, and stays so. Raises UsageError where it is known as another."""
+    row = db.get(TokenRow, token.id)
+    if row is None:
+        _add(db, token, name=name, scope=scope, namespaces=namespaces, now=now, expires=0)
+        return ADOPTED
+    known = (row.scope, row.namespaces)
+    if not token.fits(row.digest) or known != (scope, sorted(set(namespaces))):
+        raise UsageError(
+            f"token {token.id} is known already, to {row.scope} in {', '.join(row.namespaces)} or "
+            "with another secret: make a new one"
+        )
+    return REVOKED if row.revoked else KNOWN
+
+
+def _add(
+    db: Session,
+    token: Token,
+    *,
+    name: str,
+    scope: str,
+    namespaces: Sequence[str],
+    now: int,
+    expires: int,
+) -> None:
     db.add(
         TokenRow(
             id=token.id,
@@ -35,7 +69,6 @@ def create(
             revoked=0,
         )
     )
-    return token
 
 
 def listed(db: Session) -> Sequence[TokenRow]:

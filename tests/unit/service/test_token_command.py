@@ -62,6 +62,49 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     assert listed(tmp_path) == []
 
 
+def test_one_that_was_made_elsewhere(tmp_path: Path) -> None:
+    """As a cluster's secret has it, before each start."""
+    text = f"aotc_{'0123456789ab'}_{'s' * 43}"
+    file = tmp_path / "token"
+    file.write_text(text + "\n")
+    words = ("adopt", str(file), "--scope", "admin", "--namespace", "*", "--name", "cluster")
+    said = [ran(tmp_path, *words) for _ in range(2)]
+    assert [done.exit_code for done in said] == [0, 0]
+    assert [done.stderr for done in said] == [
+        "token 0123456789ab is adopted\n",
+        "token 0123456789ab is known already\n",
+    ]
+    (row,) = listed(tmp_path)
+    assert (row["id"], row["scope"], row["namespaces"]) == ("0123456789ab", "admin", ["*"])
+    assert (row["name"], row["state"]) == ("cluster", "good")
+    for given, more, why in (
+        (text, ("--scope", "read"), "known already, to admin in *"),
+        (text[:-1] + "t", words[2:], "known already, to admin in *"),
+        ("aotc_short", words[2:], "holds no token"),
+    ):
+        file.write_text(given)
+        refused = ran(tmp_path, "adopt", str(file), *more)
+        assert refused.exit_code == 1
+        assert why in str(refused.exception)
+        assert given not in str(refused.exception)
+    file.write_text(text)
+    ran(tmp_path, "revoke", "0123456789ab")
+    # No failure: a service's start would be one.
+    assert "is revoked and stays so" in ran(tmp_path, *words).stderr
+    assert listed(tmp_path)[0]["state"] == "revoked"
+
+
+def test_a_port_that_kubernetes_set_is_none(tmp_path: Path) -> None:
+    """In pods beside a Service called `aotcache`."""
+    env = {"AOTCACHE_PORT": "tcp://10.96.0.17:8750"}
+    words = ["--data-dir", str(tmp_path), "--host", "192.0.2.1"]
+    made(tmp_path)
+    done = CliRunner().invoke(serve, words, env=env)
+    assert "cannot listen on 192.0.2.1 port 8750" in done.output
+    done = CliRunner().invoke(serve, words, env={"AOTCACHE_PORT": "what"})
+    assert done.exit_code == 2
+
+
 def test_the_service_listens_elsewhere_only_with_a_token(tmp_path: Path) -> None:
     words = ["--data-dir", str(tmp_path), "--host", "192.0.2.1", "--port", "0"]
     revoked = made(tmp_path)
