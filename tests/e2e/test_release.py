@@ -70,11 +70,12 @@ def make_release(repository: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=800,
     )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_release(repository: Path) -> None:
     refused = make_release(repository)
     assert refused.returncode != 0
