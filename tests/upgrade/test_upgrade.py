@@ -108,6 +108,7 @@ def service(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_client_and_service_of_two_releases(
     pair: tuple[Command, Command], service: Service, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_client_and_service_of_two_releases(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_an_older_service_lacks(previous: Command, tmp_path: Path) -> None:
     """Says that it is the service which is to be upgraded, and harms nothing."""
     with run(tmp_path / "service", command=previous, env=APART) as service:
@@ -191,6 +193,7 @@ class Installation:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_upgrade_and_rollback(
     previous: Command, database: str, tmp_path: Path, request: pytest.FixtureRequest
