@@ -1,5 +1,11 @@
 """The servers that tests of every kind run against, what hears storage change, and real vLLM."""
 
+from hypothesis import settings
+
+# A busy machine is no failure: examples are bounded in number, tests in time as a whole.
+settings.register_profile("aotcache", deadline=None)
+settings.load_profile("aotcache")
+
 pytest_plugins = [
     "support.audit",
     "support.fault_table",
