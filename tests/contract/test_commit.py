@@ -278,6 +278,19 @@ def test_a_commit_of_too_much_is_refused(
     assert len(hit(database).parts) == 2
 
 
+def test_a_tree_has_so_many_parts_and_no_more(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each lookup of it names them all."""
+    monkeypatch.setattr("aotcache_service.ops.publish.MAX_PARTS", 2)
+    for part in ("shared", RANK):
+        publish(database, store, part=part)
+    with pytest.raises(UsageError, match="2 parts"):
+        publish(database, store, part="rank_1_0-d1")
+    publish(database, store, part=RANK, generation=2)
+    assert len(hit(database).parts) == 2
+
+
 def test_large_commits_are_few_at_once(
     database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,8 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """Ends a connection with 431 once MAX_HEAD bytes came, or a little more, that are no body."""
+    """Ends a connection with 431 once MAX_HEAD bytes came that are no body; of what comes at once,
+    twice as many at most."""
 
     _head = 0  # bytes since the last end of a head, of a message, or piece of a body
 

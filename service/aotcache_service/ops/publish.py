@@ -22,6 +22,7 @@ from aotcache.errors import (
 from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
 from aotcache.protocol.names import (
+    MAX_PARTS,
     PartName,
     TreeKey,
     check_publish_id,
@@ -152,6 +153,8 @@ def _commit(
                     f"committed, the next is {state.next_generation}: open the session again "
                     "and rebase"
                 )
+            if part not in newest and len(newest) >= MAX_PARTS:
+                raise UsageError(f"{tree} has {MAX_PARTS} parts, and no tree has more")
             publishing.require_base(db, name, manifest)
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
