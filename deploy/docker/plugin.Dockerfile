@@ -7,13 +7,12 @@ ARG CARRIER=busybox:1.37.0
 FROM ${BASE} AS build
 WORKDIR /src
 COPY deploy/requirements-plugin.lock deploy/requirements-build.lock ./
-RUN python3 -m venv /build \
-    && /build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
+RUN pip install --no-cache-dir --no-compile --require-hashes --target /build -r requirements-build.lock \
     && pip install --no-cache-dir --no-deps --require-hashes --target /aotcache -r requirements-plugin.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY service service
-RUN /build/bin/python -m hatchling build -t wheel -d /wheel \
+RUN PYTHONPATH=/build python3 -m hatchling build -t wheel -d /wheel \
     && pip install --no-cache-dir --no-deps --target /aotcache /wheel/*.whl
 
 FROM ${CARRIER}

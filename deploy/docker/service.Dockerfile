@@ -5,14 +5,13 @@ ARG BASE=python:3.11.13-slim-bookworm
 FROM ${BASE} AS build
 WORKDIR /src
 COPY deploy/requirements.lock deploy/requirements-build.lock ./
-RUN python3 -m venv /build \
-    && /build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
+RUN pip install --no-cache-dir --no-compile --require-hashes --target /build -r requirements-build.lock \
     && python3 -m venv /opt/aotcache \
     && /opt/aotcache/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY service service
-RUN /build/bin/python -m hatchling build -t wheel -d /wheel \
+RUN PYTHONPATH=/build python3 -m hatchling build -t wheel -d /wheel \
     && /opt/aotcache/bin/pip install --no-cache-dir --no-deps /wheel/*.whl \
     && /opt/aotcache/bin/pip uninstall --yes pip setuptools
 

@@ -190,5 +190,5 @@ def test_compose_s_secrets(installed: Guided) -> None:
     env = dict(line.split("=", 1) for line in file.read_text().splitlines())
     assert file.stat().st_mode & 0o777 == 0o600
     assert parse_token(env["ADMIN_TOKEN"]) is not None
-    postgres = configuration(env)["services"]["postgres"]
+    postgres = configuration({}, file.with_name("compose.yaml"))["services"]["postgres"]
     assert postgres["environment"]["POSTGRES_PASSWORD"] == env["POSTGRES_PASSWORD"]

