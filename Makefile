@@ -148,6 +148,7 @@ bench: PACKAGES += zstd rclone wrk
 bench: env env-bench env-vllm packages ## compare with copying by other means; rewrites docs/benchmarks.*
 	PYTHONPATH=tests $(BIN)/python -m bench.bench --work $(WORK) $(WHAT)
 
+fleet: PACKAGES += wrk
 fleet: env packages ## simulate a thousand nodes that start within a minute; rewrites docs/fleet.*
 	PYTHONPATH=tests $(BIN)/python -m fleet.fleet $(WHAT)
 

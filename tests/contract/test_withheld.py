@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DataError
 
 from aotcache.errors import (
     ManifestError,
@@ -74,6 +75,27 @@ def tell(
     for token, node, outcome in said:
         about = replace(CRASH, node=node, outcome=outcome, generation=generation)
         quarantine.tell(database, store, about, token=token, nodes=NODES, now=NOW)
+
+
+@pytest.mark.usefixtures("stored")
+def test_outcomes_that_are_told_together_are_counted_each_by_itself(database: Database) -> None:
+    said = [replace(CRASH, outcome="loaded", node=f"n{number}") for number in range(4)]
+    said[1] = replace(said[1], generation=7)
+    found = quarantine.count_all(database, [(one, "") for one in said], nodes=NODES, now=NOW)
+    assert [type(one) for one in found] == [type(None), NotFoundError, type(None), type(None)]
+    assert _counted(database) == 3
+    # PostgreSQL holds no such character: what cannot be kept spoils nothing that came with it.
+    said = [CRASH, replace(CRASH, reason="\0"), CRASH]
+    found = quarantine.count_all(database, [(one, "") for one in said], nodes=NODES, now=NOW)
+    spoilt = isinstance(found[1], DataError)
+    assert [found[0], found[2]] == [None, None]
+    assert spoilt == (database.sqlite_file is None)
+    assert _counted(database) == 3 + (2 if spoilt else 3)
+
+
+def _counted(database: Database) -> int:
+    with database.read() as db:
+        return int(db.scalar(text("SELECT sum(count) FROM outcomes")) or 0)
 
 
 def is_quarantined(database: Database) -> bool:

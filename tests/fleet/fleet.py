@@ -1,6 +1,6 @@
 """Simulate a fleet, and what it says of a larger one. `make fleet`.
 
-    python -m fleet.fleet [--nodes N] [--seconds S] [--only SCENARIO,…] [--model] [--print]
+    python -m fleet.fleet [--nodes N] [--seconds S] [--only PART,…] [--keep]
 
 A full run writes docs/fleet.json and what is made of it; others do with --keep.
 """
@@ -21,6 +21,7 @@ from bench.machine import commit, load, machine
 from fleet import report
 from fleet.costs import costs, seconds_of_a_write
 from fleet.large import CASES, foreseen
+from fleet.pool import pools
 from fleet.scenarios import SCENARIOS, Size, Trees, play
 from fleet.servers import run_servers
 from support.postgres import PostgresServer, run_postgres
@@ -29,6 +30,7 @@ from support.seaweedfs import run_seaweedfs
 from support.trees import compile_kernels, compile_program
 
 KERNELS = 4
+PARTS = (*SCENARIOS, "costs", "model", "pool")
 
 
 def main() -> None:
@@ -37,11 +39,11 @@ def main() -> None:
     words.add_argument("--seconds", type=float, default=60.0, help="within which all start")
     words.add_argument("--compile", type=float, default=20.0, help="seconds of a compile")
     words.add_argument("--wait", type=float, default=120.0, help="AOTCACHE_WAIT")
-    words.add_argument("--only", default="", help=f"of {', '.join(SCENARIOS)}; costs; model")
+    words.add_argument("--only", default="", help=f"of {', '.join(PARTS)}")
     words.add_argument("--keep", action="store_true", help="put these parts into docs/")
     asked = words.parse_args()
-    parts = [part for part in asked.only.split(",") if part] or [*SCENARIOS, "costs", "model"]
-    if unknown := set(parts) - {*SCENARIOS, "costs", "model"}:
+    parts = [part for part in asked.only.split(",") if part] or list(PARTS)
+    if unknown := set(parts) - set(PARTS):
         sys.exit(f"no such part: {', '.join(unknown)}")
     keep = asked.keep or not asked.only
     data: dict[str, Any] = json.loads(report.JSON.read_text()) if report.JSON.exists() else {}
@@ -59,7 +61,9 @@ def main() -> None:
             servers = running.enter_context(run_postgres()), running.enter_context(run_seaweedfs())
         for part in parts:
             print(part, file=sys.stderr, flush=True)
-            if part == "costs":
+            if part == "pool":
+                data["pool"] = pools(folder / "pool", servers[0])
+            elif part == "costs":
                 data |= measure_costs(folder, trees, *servers)
             elif part == "model":
                 data["large"] = foresee(data)
@@ -67,7 +71,7 @@ def main() -> None:
                 found = measure(part, folder, trees, size, *servers)
                 kept = data.get("scenarios", {}) | {part: found}
                 data["scenarios"] = {name: kept[name] for name in SCENARIOS if name in kept}
-            if keep and {"scenarios", "costs"} <= data.keys():
+            if keep:  # after each part: a later one that fails costs only itself
                 report.write(data)
     if "scenarios" in data:
         print(report.scenarios(data["scenarios"]))

@@ -34,7 +34,6 @@ class Case:
 
 
 CASES = (
-    Case("one service for all, 2 replicas", NODES, 600, 2),
     Case("one service for all, 8 replicas", NODES, 600, 8),
     Case("a service a region, 2 replicas", NODES // REGIONS, 60, 2),
     Case("a service a region, 4 replicas", NODES // REGIONS, 60, 4),

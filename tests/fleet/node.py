@@ -14,10 +14,10 @@ from typing import Any
 from aotcache.engines.vllm import companion
 from aotcache.engines.vllm.jobs import Brought, Compiled, Fetch, Tell, Wait
 from aotcache.engines.vllm.turns import Turns
-from aotcache.errors import AotcacheError
+from aotcache.errors import AotcacheError, StorageUnavailableError, UnavailableError
 from aotcache.local.outcomes import keep_outcome
 from aotcache.local.pulled import read_note
-from aotcache.probe.trees import tree_path
+from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import DEFAULT_NAMESPACE, SHARED, VLLM_AOT, rank_part
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.explain import Explain
@@ -169,6 +169,17 @@ class _Start:
         about = {"layout": VLLM_AOT, "hash": self.hash, "platform": H100, "parts": (SHARED, PART)}
         keep_outcome(self.tree, Explain(**about, recipe=self.recipe, node=self._name))
         self._tell()
+        self._publish(found)
+
+    def _publish(self, found: FoundTree) -> None:
+        """As the watcher does, which tries again."""
+        for pause in (5.0, 10.0, 20.0):
+            try:
+                publish_tree(self.site, found)
+            except (UnavailableError, StorageUnavailableError):
+                time.sleep(pause)
+            else:
+                return
         publish_tree(self.site, found)
 
     def _ended(self, how: str) -> None:

@@ -23,7 +23,7 @@ from support.small import small_tree
 from support.stored import RECIPE as OTHER
 from support.trees import H100, RECIPE
 
-SIZES, CLIENTS = (2, 6, 12, 24), (64, 512)
+SIZES, CLIENTS = (2, 12, 24), (64, 512)
 SECONDS = 8
 _TREES = 20
 # Of each ten calls: most of a start's that ask the index.

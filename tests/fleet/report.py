@@ -17,6 +17,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 JSON, PAGE = DOCS / "fleet.json", DOCS / "fleet.md"
 BEGIN = "<!-- made by `make fleet` from fleet.json: do not edit -->\n"
 END = "<!-- end of what `make fleet` makes -->\n"
+_POOL = (
+    "One replica, eight seconds each, `wrk` beside it: of ten calls four lookups, three by recipe, "
+    "two outcomes, one question why; one tree after the other is published meanwhile:\n"
+)
 
 
 def summary(measured: Measured) -> dict[str, Any]:
@@ -62,15 +66,29 @@ def write(data: dict[str, Any]) -> None:
 
 
 def render(data: dict[str, Any]) -> str:
+    found = data.get("scenarios", {})
     said = [
         f"{data['machine']['cpu']}, {data['machine']['cores']} cores; {data['date']}, commit "
         f"{data['commit']}. Other programs' load before and after: "
         + ", ".join(
             f"{one['load']['before']} and {one['load']['after']} ({name})"
-            for name, one in data["scenarios"].items()
+            for name, one in found.items()
         )
         + ".\n",
-        scenarios(data["scenarios"]),
+    ]
+    if found:
+        said.append(scenarios(found))
+    if "costs" in data:
+        said += costs(data)
+    if "large" in data:
+        said += ["The model:\n", large(data["large"])]
+    if "pool" in data:
+        said += [_POOL, pool(data["pool"])]
+    return "\n".join(said)
+
+
+def costs(data: dict[str, Any]) -> list[str]:
+    return [
         "Processor milliseconds of one call, of all replicas and of PostgreSQL, 8 at a time:\n",
         table(
             ("call", "service", "PostgreSQL"),
@@ -82,9 +100,24 @@ def render(data: dict[str, Any]) -> str:
         ),
         f"One write of the index alone: {1000 * data['write_seconds']:.1f} ms.\n",
     ]
-    if "large" in data:
-        said += ["The model:\n", large(data["large"])]
-    return "\n".join(said)
+
+
+def pool(found: Sequence[dict[str, Any]]) -> str:
+    columns = ("database", "connections at most", "clients", "calls a second", "p50 ms", "p99 ms")
+    columns = (*columns, "503", "500", "unanswered", "connections seen", "published")
+    rows = [
+        (
+            one["database"],
+            str(one["size"]),
+            str(one["clients"]),
+            f"{1e6 * one['requests'] / one['microseconds']:.0f}",
+            f"{one['p50'] / 1000:.0f}",
+            f"{one['p99'] / 1000:.0f}",
+            *(str(one[what]) for what in ("busy", "broken", "lost", "connections", "published")),
+        )
+        for one in found
+    ]
+    return table(columns, rows, right=range(1, len(columns)))
 
 
 def scenarios(found: dict[str, Any]) -> str:

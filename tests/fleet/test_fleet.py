@@ -17,6 +17,8 @@ from fleet.servers import Servers, run_servers
 from support.postgres import PostgresServer
 from support.s3 import S3Server
 
+pytestmark = pytest.mark.slow
+
 NODES = 30
 HASHES = 3
 KERNELS = 4

@@ -34,6 +34,7 @@ from ..settings import (
 from .data import data_options, unusable_data
 
 HOUR = 3600
+OPEN_FILES = 1 << 16
 
 
 class _PortOption(click.Option):
@@ -236,9 +237,11 @@ class _Server(uvicorn.Server):
 
 
 def _allow_connections() -> None:
-    """As many as the system lets: each node that waits has one, and 1024 is what is usual."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Each node that waits has one, and 1024 is what is usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _require_writable(sqlite_file: Path | None, objects: Path | None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,6 +27,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from aotcache.errors import UnavailableError, UsageError
+
+from .turns import Turns
 
 BUSY_SECONDS = 15  # that a connection, or its turn to write, is waited for
 # Connections of a process. Each is held for milliseconds; more of them wait for the interpreter.
@@ -97,7 +98,7 @@ class Database:
             )
         self._writer = self._engine.execution_options(**{_WRITER: True})
         event.listen(self._engine, "begin", self._begin)
-        self._writing = threading.Lock()
+        self._writing = Turns()
         self._clock = time.time() - time.monotonic()  # what to add to the latter
         self._clock_good_until = -math.inf
         self.url = parsed.render_as_string(hide_password=True)
@@ -130,12 +131,10 @@ class Database:
     def _turn(self) -> Iterator[None]:
         """Writers of this process wait here for each other, and one connection for other
         processes' writers: those who read get the rest."""
-        if not self._writing.acquire(timeout=BUSY_SECONDS):
-            raise UnavailableError(f"others have been writing the index for {BUSY_SECONDS} s")
-        try:
+        with self._writing.turn(BUSY_SECONDS) as came:
+            if not came:
+                raise UnavailableError(f"others have been writing the index for {BUSY_SECONDS} s")
             yield
-        finally:
-            self._writing.release()
 
     def migrate(self) -> None:
         """Bring the tables up to this version; safe when several processes start at once. Raises

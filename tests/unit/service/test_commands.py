@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,23 @@ def test_serve_says_where_it_listens(tmp_path: Path) -> None:
             assert answer.status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_more_nodes_connect_than_a_shell_allows_files(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        with serving(AOTCACHE_DATA_DIR=str(tmp_path / "data")) as (_, line), ExitStack() as waiting:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            found = LINE.fullmatch(line)
+            assert found, line
+            place = found[1].removeprefix("http://").split(":")
+            for _ in range(200):
+                waiting.enter_context(socket.create_connection((place[0], int(place[1]))))
+            with urllib.request.urlopen(f"{found[1]}/readyz", timeout=30) as answer:
+                assert answer.status == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_two_services_share_a_database(tmp_path: Path, postgres_url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,6 +132,27 @@ def test_a_service_without_connections_says_when_to_come_again(url: str, tmp_pat
         assert answer.status_code == 503
         assert answer.json()["code"] == "unavailable"
         assert answer.headers["retry-after"] == "1"
+
+
+def test_a_postgresql_that_has_no_connection_left_is_told(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """As where more replicas run than `max_connections` is for."""
+    role = f"replica_{uuid.uuid4().hex}"
+    admin = Database(postgres_url)
+    with admin.write() as db:
+        db.execute(text(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2"))
+        db.execute(text(f"GRANT ALL ON SCHEMA public TO {role}"))
+    url = postgres_url.replace("postgres@", f"{role}@")
+    app = create_app(ServiceSettings(data_dir=tmp_path / "data", database_url=url))
+    with TestClient(app, "http://127.0.0.1:8750", raise_server_exceptions=False) as client:
+        held = [app.context.database._engine.connect() for _ in range(2)]
+        answer = client.get("/v1/trees")
+        for connection in held:
+            connection.close()
+        assert client.get("/v1/trees").status_code == 200
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    admin.close()
 
 
 def _write(database: Database) -> None:
