@@ -71,5 +71,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
         before, _, rest = file.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
         rows = "".join(f"{row}\n" for row in found.rows)
-        file.write_text(before + BEGIN + HEAD + rows + END + after)
+        cores, load = os.cpu_count(), os.getloadavg()[1]
+        busy = f"\nMeasured on {cores} cores with a load of {load:.0f}.\n"
+        file.write_text(before + BEGIN + HEAD + rows + busy + END + after)
     return (yield)
