@@ -1,3 +1,5 @@
+"""Faults: what nodes see, what is lost (nothing), and how long it takes; see docs/faults.md."""
+
 from __future__ import annotations
 
 import pytest

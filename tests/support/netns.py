@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from support.process import tool
+
 _NETWORK = 0x40000000  # CLONE_NEWNET
 _ADDRESS = "10.77.0."
 
@@ -38,6 +40,9 @@ class Host:
         finally:
             os.close(here)
             os.close(there)
+
+    def ip(self, words: str) -> str:
+        return _run("ip", "-n", self.name, *words.split())
 
     def queue(self, *words: str) -> None:
         """How what it sends is handled: words of tc's."""
@@ -71,35 +76,27 @@ class Network:
 
 @contextmanager
 def two_hosts() -> Iterator[Network]:
+    for name in ("ip", "tc"):
+        tool(name, "Debian's iproute2")
     names = [f"aotcache-{os.getpid()}-{side}" for side in ("near", "far")]
     near, far = (Host(name, _ADDRESS + str(number)) for number, name in enumerate(names, 1))
     try:
         for host in (near, far):
             _run("ip", "netns", "add", host.name)
-        _run(
-            *f"ip -n {near.name} link add cable type veth peer name cable netns {far.name}".split()
-        )
+        near.ip(f"link add cable type veth peer name cable netns {far.name}")
         for host, other in ((near, far), (far, near)):
-            _run(*f"ip -n {host.name} address add {host.address}/24 dev cable".split())
+            host.ip(f"address add {host.address}/24 dev cable")
             for device in ("lo", "cable"):
-                _run("ip", "-n", host.name, "link", "set", device, "up")
+                host.ip(f"link set {device} up")
             # As behind a router: a host that is cut off is not seen to be missing.
-            _run(
-                *f"ip -n {host.name} neigh replace {other.address} dev cable".split(),
-                "nud",
-                "permanent",
-                "lladdr",
-                _card(other),
+            (card,) = json.loads(other.ip("-json link show cable"))
+            host.ip(
+                f"neigh replace {other.address} lladdr {card['address']} dev cable nud permanent"
             )
         yield Network(near, far)
     finally:
         for host in (near, far):
             subprocess.run(["ip", "netns", "delete", host.name], check=False, capture_output=True)
-
-
-def _card(host: Host) -> str:
-    (shown,) = json.loads(_run("ip", "-n", host.name, "-json", "link", "show", "cable"))
-    return str(shown["address"])
 
 
 def _run(*command: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import asdict
 from typing import Any, get_args
 
+import psycopg.errors
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
 from aotcache import __version__
 from aotcache.errors import AotcacheError, error_classes
@@ -15,7 +18,7 @@ from aotcache.protocol.names import MAX_PARTS
 from aotcache.protocol.v1.trees import SORTS
 from aotcache_service.http.bodies import MAX_JSON
 from aotcache_service.http.context import Context
-from aotcache_service.http.errors import STATUS, status_of
+from aotcache_service.http.errors import STATUS, said_of, status_of
 from aotcache_service.http.v1.trees import Sort
 from support.stored import HASH, PLATFORM, RECIPE
 
@@ -233,3 +236,12 @@ def test_openapi_documents_every_answer(client: TestClient) -> None:
 
 def test_sorts_are_those_of_the_protocol() -> None:
     assert get_args(Sort) == SORTS
+
+
+@pytest.mark.parametrize(
+    "why", [sqlite3.OperationalError("database or disk is full"), psycopg.errors.DiskFull()]
+)
+def test_a_full_disk_of_the_index_is_named(why: Exception) -> None:
+    assert "disk is full" in said_of(OperationalError("INSERT", {}, why))[1]
+    other = OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+    assert "does not answer" in said_of(other)[1]
