@@ -35,7 +35,7 @@ def _show(detail: TreeDetail) -> None:
     output.say(f"{_name(tree)} {flags(tree)}".rstrip())
     seconds = tree.compile_seconds
     rows = [
-        *_fields("  ", tree.platform),
+        *_fields("platform ", tree.platform),
         *_fields("recipe ", tree.recipe),
         ("published", f"{output.when(tree.created)} by {tree.publisher}"),
         ("last used", f"{output.when(tree.used)}, {tree.lookups} lookups"),
@@ -46,8 +46,9 @@ def _show(detail: TreeDetail) -> None:
         *((f"missing {name}", "not stored yet") for name in tree.missing),
         *((f"quarantined {held.part}", _why(held)) for held in detail.quarantined),
     ]
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        output.say(f"  {name:<22} {value}")
+        output.say(f"  {name:<{width}}  {value}")
     output.print_table(
         ("part", "generation", "state", "files", "size", "stored", "published", "signed by"),
         [
@@ -67,8 +68,8 @@ def _show(detail: TreeDetail) -> None:
 
 
 def _why(held: QuarantinedPart) -> str:
-    which = f"generations {held.first} to {held.generation}"
-    return f"{which} since {output.when(held.since)}: {held.reason}"
+    which = f"{held.first} to {held.generation}" if held.first < held.generation else held.first
+    return f"generation {which} since {output.when(held.since)}: {held.reason}"
 
 
 def _fields(prefix: str, about: object) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from aotcache.protocol.v1.trees import VALUES
@@ -33,18 +33,19 @@ def choices(db: Session, namespaces: frozenset[str] | None) -> dict[str, Values]
     if namespaces is None:
         return {name: _first(_every(db, getattr(TreeRow, name))) for name in VALUES}
     columns = [getattr(TreeRow, name) for name in VALUES]
-    each = max(1, _LAST // max(1, len(namespaces)))
     wanted = Filter(namespaces=namespaces)
+    apart = wanted.apart() or [wanted]
+    each = _LAST // len(apart)
     rows = db.execute(
         limited(
-            select(TreeRow.namespace, *columns)
+            select(literal(turn).label("turn"), *columns)
             .where(*one.conditions(hidden=True))
             .order_by(TreeRow.created.desc(), TreeRow.id.desc())
             .limit(each)
-            for one in wanted.apart() or [wanted]
+            for turn, one in enumerate(apart)
         )
     ).all()
-    cut = each in Counter(row.namespace for row in rows).values()
+    cut = each in Counter(row.turn for row in rows).values()
     return {
         name: _first(sorted({getattr(row, name) for row in rows} - {""}), cut=cut)
         for name in VALUES

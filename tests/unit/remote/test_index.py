@@ -21,6 +21,7 @@ from aotcache.protocol.names import REQUEST_ID, TreeKey
 from aotcache.protocol.platform import Difference, Platform
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.record import TreeUsed
+from aotcache.protocol.v1.audit import Action, Audit
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.protocol.v1.problem import Problem
@@ -190,6 +191,18 @@ def test_generations(wire: Wire) -> None:
     assert (wire.asked.method, wire.asked.path) == ("GET", f"/v1/trees/{HASH}?{query}")
     wire.answer(Problem(code="not_found", message="none"), 404)
     assert wire.index.generations(key) == {}
+
+
+def test_audit(wire: Wire) -> None:
+    action = Action(
+        id=7, at=5, token="t", way="api", namespace="ns", action="pin", what="x", outcome="done"
+    )
+    wire.answer(Audit(actions=(action,)))
+    assert wire.index.audit("ns", before=8, limit=1).actions == (action,)
+    assert wire.asked.path == "/v1/audit?namespace=ns&before=8&limit=1"
+    wire.answer(Audit(actions=()))
+    assert wire.index.audit().actions == ()
+    assert wire.asked.path == "/v1/audit?before=0&limit=100"
 
 
 def test_publish(wire: Wire) -> None:
