@@ -20,7 +20,6 @@ from fleet.plan import COMPILED, HIT, WAITED, Job
 WRITES = {"outcome": 1, "explain": 1, "granted": 2, "kept": 1, "publish": 2}
 HELD_POLL = 20.0  # seconds of one question of who waits (sync/leases.py)
 BEAT = 5.0  # seconds between two questions of who compiles
-SETTLED = 1.0  # seconds from the end of a compile until all of it is put and committed
 
 Steps = Generator[Any, Any, None]
 
@@ -29,7 +28,7 @@ Steps = Generator[Any, Any, None]
 class Region:
     """Nodes, and the service that they ask. jobs: their starts. service_ms: processor time of each
     call. write_seconds: for which nobody else writes. pull_bytes, pull_gets: of S3, a node.
-    pull_seconds: of a node's own work. wait: AOTCACHE_WAIT. stored: names of what is there."""
+    pull_seconds: of a node's own work, publish_seconds: from a compile's end to the commit. wait: AOTCACHE_WAIT. stored: names of what is there."""
 
     jobs: tuple[Job, ...]
     replicas: int
@@ -40,6 +39,7 @@ class Region:
     pull_bytes: int
     pull_gets: int = 1
     pull_seconds: float = 0.1
+    publish_seconds: float = 1.0
     stored: tuple[str, ...] = ()
 
 
@@ -155,7 +155,7 @@ class _Model:
 
     def _publish(self, job: Job) -> Steps:
         yield from self._call("explain")
-        yield self._env.timeout(SETTLED)
+        yield self._env.timeout(self._region.publish_seconds)
         self._s3(puts=1)
         yield from self._call("publish")
         self._stored.add((job.name, job.version))
