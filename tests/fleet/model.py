@@ -28,7 +28,8 @@ Steps = Generator[Any, Any, None]
 class Region:
     """Nodes, and the service that they ask. jobs: their starts. service_ms: processor time of each
     call. write_seconds: for which nobody else writes. pull_bytes, pull_gets: of S3, a node.
-    pull_seconds: of a node's own work, publish_seconds: from a compile's end to the commit. wait: AOTCACHE_WAIT. stored: names of what is there."""
+    pull_seconds: of a node's own work; publish_seconds: from a compile's end to the commit. wait:
+    AOTCACHE_WAIT. stored: names of what is there."""
 
     jobs: tuple[Job, ...]
     replicas: int
