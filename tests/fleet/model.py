@@ -29,7 +29,8 @@ class Region:
     """Nodes, and the service that they ask. jobs: their starts. service_ms: processor time of each
     call. write_seconds: for which nobody else writes. pull_bytes, pull_gets: of S3, a node.
     pull_seconds: of a node's own work; publish_seconds: from a compile's end to the commit. wait:
-    AOTCACHE_WAIT. stored: names of what is there."""
+    AOTCACHE_WAIT. stored: names of what is there. neighbours: of
+    each publish, against which it compresses."""
 
     jobs: tuple[Job, ...]
     replicas: int
@@ -42,6 +43,7 @@ class Region:
     pull_seconds: float = 0.1
     publish_seconds: float = 1.0
     stored: tuple[str, ...] = ()
+    neighbours: int = 0
 
 
 @dataclass(slots=True)
@@ -157,6 +159,11 @@ class _Model:
     def _publish(self, job: Job) -> Steps:
         yield from self._call("explain")
         yield self._env.timeout(self._region.publish_seconds)
+        for _ in range(self._region.neighbours):
+            for _ in range(MANIFESTS):
+                yield from self._call("manifest")
+            yield from self._call("presign")
+            self._s3(gets=1)
         self._s3(puts=1)
         yield from self._call("publish")
         self._stored.add((job.name, job.version))

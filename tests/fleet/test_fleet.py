@@ -83,7 +83,10 @@ def _made_the_calls_of_the_model(measured: Measured, scenario: str) -> None:
             compile_seconds=SIZE.compile_seconds,
             wait=SIZE.wait,
             pull_bytes=0,
+            # Compressed against what the older engine compiled: that is read too, from its pack.
+            pull_gets=3 if scenario == UPGRADE else 1,
             publish_seconds=0.3,
+            neighbours=1 if scenario == UPGRADE else 0,
         )
     )
     assert modelled.ended == Counter(one.how for one in measured.ended)
