@@ -20,7 +20,6 @@ from fleet.plan import COMPILED, HIT, WAITED, Job
 WRITES = {"outcome": 1, "explain": 1, "granted": 2, "kept": 1, "publish": 2}
 HELD_POLL = 20.0  # seconds of one question of who waits (sync/leases.py)
 BEAT = 5.0  # seconds between two questions of who compiles
-SETTLED = 1.0  # seconds from the end of a compile until all of it is put and committed
 
 Steps = Generator[Any, Any, None]
 
@@ -29,7 +28,9 @@ Steps = Generator[Any, Any, None]
 class Region:
     """Nodes, and the service that they ask. jobs: their starts. service_ms: processor time of each
     call. write_seconds: for which nobody else writes. pull_bytes, pull_gets: of S3, a node.
-    pull_seconds: of a node's own work. wait: AOTCACHE_WAIT. stored: names of what is there."""
+    pull_seconds: of a node's own work; publish_seconds: from a compile's end to the commit. wait:
+    AOTCACHE_WAIT. stored: names of what is there. neighbours: of
+    each publish, against which it compresses."""
 
     jobs: tuple[Job, ...]
     replicas: int
@@ -40,7 +41,9 @@ class Region:
     pull_bytes: int
     pull_gets: int = 1
     pull_seconds: float = 0.1
+    publish_seconds: float = 1.0
     stored: tuple[str, ...] = ()
+    neighbours: int = 0
 
 
 @dataclass(slots=True)
@@ -155,7 +158,12 @@ class _Model:
 
     def _publish(self, job: Job) -> Steps:
         yield from self._call("explain")
-        yield self._env.timeout(SETTLED)
+        yield self._env.timeout(self._region.publish_seconds)
+        for _ in range(self._region.neighbours):
+            for _ in range(MANIFESTS):
+                yield from self._call("manifest")
+            yield from self._call("presign")
+            self._s3(gets=1)
         self._s3(puts=1)
         yield from self._call("publish")
         self._stored.add((job.name, job.version))

@@ -69,7 +69,7 @@ def render(data: dict[str, Any]) -> str:
     found = data.get("scenarios", {})
     said = [
         f"{data['machine']['cpu']}, {data['machine']['cores']} cores; {data['date']}, commit "
-        f"{data['commit']}. Other programs' load before and after: "
+        f"{data['commit']}. Load of the machine before and after: "
         + ", ".join(
             f"{one['load']['before']} and {one['load']['after']} ({name})"
             for name, one in found.items()

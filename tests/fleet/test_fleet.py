@@ -23,7 +23,7 @@ NODES = 30
 HASHES = 3
 KERNELS = 4
 # All are there before the first compile ends.
-SIZE = Size(nodes=NODES, seconds=1.5, compile_seconds=4.0, wait=60.0, hashes=HASHES, recorded=60.0)
+SIZE = Size(nodes=NODES, seconds=1.5, compile_seconds=4.0, wait=120.0, hashes=HASHES, recorded=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,10 @@ def _made_the_calls_of_the_model(measured: Measured, scenario: str) -> None:
             compile_seconds=SIZE.compile_seconds,
             wait=SIZE.wait,
             pull_bytes=0,
+            # Compressed against what the older engine compiled: that is read too, from its pack.
+            pull_gets=3 if scenario == UPGRADE else 1,
+            publish_seconds=0.3,
+            neighbours=1 if scenario == UPGRADE else 0,
         )
     )
     assert modelled.ended == Counter(one.how for one in measured.ended)
