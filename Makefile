@@ -126,9 +126,9 @@ lock: env ## resolve what the images install, with hashes
 	printf '%s\n' watchdog ahocorasick-rs 'backports.zstd; python_version < "3.14"' | $(UV_LOCK) --no-deps \
 		--constraints deploy/requirements-node.lock --output-file deploy/requirements-plugin.lock -
 
-audit: env ## ask PyPI for known vulnerabilities of what the lock file names
+audit: env ## ask PyPI for known vulnerabilities of what the lock files name
 	$(BIN)/python -m pip install --quiet --group audit
-	$(BIN)/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+	$(BIN)/pip-audit --require-hashes --disable-pip $(addprefix --requirement ,$(wildcard deploy/*.lock))
 
 .PHONY: release
 release: env ## make sdist, wheel and bill of materials in dist/, twice, and try the wheel
