@@ -27,8 +27,7 @@ from aotcache.protocol.v1.outcomes import Outcome
 from aotcache.storage import DirectStore, open_store
 from aotcache_service.index.database import Database
 from aotcache_service.index.listing import Filter
-from aotcache_service.ops import quarantine
-from aotcache_service.ops import reconcile as reconciling
+from aotcache_service.ops import additions, quarantine
 from aotcache_service.ops.delete import delete_trees
 from aotcache_service.ops.listing import list_storage
 from aotcache_service.ops.pin import pin
@@ -200,7 +199,7 @@ def test_few_manifests_are_in_memory_together(
     for number in range(7):
         put_part(store, tree_hash=f"{number:064x}", created=number)
     sizes: list[int] = []
-    stored_packs = reconciling._stored_packs
+    stored_packs = additions._stored_packs
     write = database.write
 
     def counting(*about: object) -> dict[str, int]:
@@ -211,11 +210,11 @@ def test_few_manifests_are_in_memory_together(
         sizes.append(0)
         return write()
 
-    monkeypatch.setattr(reconciling, "_stored_packs", counting)
+    monkeypatch.setattr(additions, "_stored_packs", counting)
     monkeypatch.setattr(database, "write", writing)
     # Each weighs 4: a file, its place, and a pack of one frame.
     for bound, batches in ((12, [3, 3, 1]), (3, [1] * 7)):
-        monkeypatch.setattr(reconciling, "_BATCH_WEIGHT", bound)
+        monkeypatch.setattr(additions, "_BATCH_WEIGHT", bound)
         sizes[:] = [0]
         assert rebuild(database, store).added == 7
         assert [size for size in sizes if size] == batches

@@ -24,9 +24,9 @@ from aotcache_service.index.database import Database
 from aotcache_service.index.drift import drift
 from aotcache_service.index.kept import Kept, Namespaces
 from aotcache_service.index.models import OutcomeRow, TreeRow
+from aotcache_service.index.outcomes import count_outcome
 from aotcache_service.index.totals import Totals
 from aotcache_service.index.usage import UsageCounter
-from aotcache_service.index.write import count_outcome
 from aotcache_service.ops import quarantine
 from aotcache_service.ops.delete import delete_trees
 from support.indexed import NOW, counted, page, publish

@@ -9,12 +9,11 @@ from operator import attrgetter
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
-from aotcache.errors import CondemnedError, NotFoundError, UsageError
+from aotcache.errors import CondemnedError, UsageError
 from aotcache.protocol.content import content_or_all
 from aotcache.protocol.manifest import Manifest
-from aotcache.protocol.names import SHARED, TreeKey, manifest_key, parse_manifest_key
-from aotcache.protocol.record import MAX_SECONDS, check_factors
-from aotcache.protocol.v1.outcomes import LOADED, Outcome
+from aotcache.protocol.names import TreeKey, manifest_key, parse_manifest_key
+from aotcache.protocol.record import check_factors
 
 from .frames import frames_of
 from .links import find_or_add_recipe, link_recipes
@@ -24,7 +23,6 @@ from .models import (
     QUARANTINED,
     REVOKED,
     DeletionRow,
-    OutcomeRow,
     PackRow,
     PartPackRow,
     PartRow,
@@ -34,8 +32,6 @@ from .models import (
 from .publishing import deleted_up_to, find_tree, quarantine_of, revoked_keys
 from .rows import tree_key
 
-# As MAX_SECONDS of one outcome, so that a sum of millions fits into its column.
-_MAX_BYTES = 1 << 40
 _MAX_PUBLISHER = 255  # characters; an index of PostgreSQL holds no long ones
 
 
@@ -238,61 +234,6 @@ def condemn_unknown_pack(db: Session, namespace: str, pack: str, now: int) -> bo
         db.add(row)
         return True
     return row.state == CONDEMNED
-
-
-def count_outcome(db: Session, outcome: Outcome, now: int) -> tuple[TreeRow, float]:
-    """The tree that it is about, and the seconds that it saved. Raises NotFoundError when this
-    generation of the part is not in the index, and UsageError for seconds or bytes that no pull
-    takes."""
-    if not 0 <= outcome.seconds <= MAX_SECONDS or not 0 <= outcome.bytes <= _MAX_BYTES:
-        raise UsageError(
-            f"an outcome with {outcome.seconds} seconds and {outcome.bytes} bytes: no pull takes so"
-        )
-    key = TreeKey(
-        namespace=outcome.namespace,
-        layout=outcome.layout,
-        hash=outcome.hash,
-        platform=outcome.platform,
-    )
-    name = (outcome.part, outcome.generation)
-    tree = find_tree(db, key)
-    if tree is None:
-        raise NotFoundError(f"{key} is not in the index: was it deleted?")
-    part = db.scalar(
-        select(PartRow).where(
-            PartRow.tree_id == tree.id, PartRow.part == name[0], PartRow.generation == name[1]
-        )
-    )
-    if part is None:
-        raise NotFoundError(f"{key} has no {name[0]} of generation {name[1]}: was it deleted?")
-    row = db.get(OutcomeRow, (tree.id, *name, outcome.outcome))
-    if row is None:
-        row = OutcomeRow(
-            tree_id=tree.id,
-            part=name[0],
-            generation=name[1],
-            outcome=outcome.outcome,
-            count=0,
-            pull_seconds=0.0,
-            pulled_bytes=0,
-            saved_seconds=0.0,
-        )
-        db.add(row)
-    saved = _saved_seconds(tree, part, outcome)
-    row.count += 1
-    row.saved_seconds += saved
-    row.pull_seconds += outcome.seconds
-    row.pulled_bytes += outcome.bytes
-    row.reason, row.node, row.last = outcome.reason, outcome.node, now
-    return tree, saved
-
-
-def _saved_seconds(tree: TreeRow, part: PartRow, outcome: Outcome) -> float:
-    """A rank's share: all of them compile at the same time, and each tells. What did not load cost
-    its pull; where the compile's seconds are not known, nothing is."""
-    ranks = sum(one != SHARED for one in tree.expected_parts or tree.parts)
-    compiled = part.compile_seconds if outcome.outcome == LOADED else 0.0
-    return 0.0 if compiled is None else (compiled - outcome.seconds) / max(1, ranks)
 
 
 def _pack_rows(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> dict[str, PackRow]:

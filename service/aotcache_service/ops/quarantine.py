@@ -38,7 +38,7 @@ from aotcache.protocol.v1.quarantine import (
 )
 from aotcache.storage.base import ObjectStore
 
-from ..index import history, verdicts, withheld, write
+from ..index import history, outcomes, verdicts, withheld
 from ..index.database import Database
 from ..index.models import PartRow, QuarantineRow, TreeRow
 from ..index.publishing import deleted_up_to, newest_parts, quarantine_of
@@ -76,7 +76,7 @@ def tell(
     now: int,
 ) -> None:
     """Count an outcome; quarantine its part where that is enough (`verdicts.hear`). Raises
-    NotFoundError and UsageError as `write.count_outcome` does."""
+    NotFoundError and UsageError as `outcomes.count_outcome` does."""
     (found,) = count_all(database, [(outcome, token)], nodes=nodes, now=now)
     if isinstance(found, Exception):
         raise found
@@ -88,14 +88,14 @@ def count_all(
     database: Database, told: Sequence[tuple[Outcome, str]], *, nodes: int, now: int
 ) -> list[Verdict | Exception | None]:
     """Count outcomes, each told with a token, in one transaction: of each the verdict that is to be
-    followed, if there is one, or what `write.count_outcome` raises."""
+    followed, if there is one, or what `outcomes.count_outcome` raises."""
     heard: list[Verdict | Exception | None] = []
     amounts: Counter[history.Place] = Counter()
     try:
         with database.write() as db:
             for outcome, token in told:
                 try:
-                    tree, saved = write.count_outcome(db, outcome, now)
+                    tree, saved = outcomes.count_outcome(db, outcome, now)
                 except AotcacheError as error:
                     heard.append(error)
                     continue

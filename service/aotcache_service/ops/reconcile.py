@@ -12,22 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from aotcache.errors import (
-    CondemnedError,
     FormatError,
     ObjectExistsError,
     ObjectMissingError,
     StorageUnavailableError,
 )
-from aotcache.protocol.manifest import Manifest
-from aotcache.protocol.names import PartName, TreeKey, deleted_key, pack_key, parse_manifest_key
+from aotcache.protocol.names import TreeKey, deleted_key, pack_key, parse_manifest_key
 from aotcache.protocol.v1.collect import MAX_NAMED, Reconciled
 from aotcache.storage.base import ObjectStore
 
@@ -35,29 +31,18 @@ from ..index import garbage, publishing, withheld, write
 from ..index.database import Database
 from ..index.models import PartRow, TreeRow
 from ..index.rows import tree_key
+from .additions import READERS, add, in_batches
 from .listing import Listing
 from .marks import marks_of
 from .quarantine import read_mark
-from .reading import read_manifest, stored_size, weight
+from .reading import read_manifest, stored_size
 
 log = logging.getLogger(__name__)
 
-_BATCH = 200  # manifests of one transaction: others can write in between
-_BATCH_WEIGHT = 500_000  # of them all, as they are in memory together
-_READERS = 16
 _WINDOW = 10_000  # rows of packs that are compared at a time
 _HARDLY = 10  # manifests of a namespace that hardly go all at once
 
 T = TypeVar("T")
-
-
-class _Place(NamedTuple):
-    """When a manifest is added, and how much memory it takes."""
-
-    created: int
-    generation: int
-    key: str
-    weight: int
 
 
 def reconcile(
@@ -97,8 +82,8 @@ def reconcile(
             with database.write() as db:
                 write.withdraw(db, manifest)
             go_on()
-        skipped = _add(database, store, listing, new, go_on)
-        for keys in _batches(listing.pinned):
+        skipped = add(database, store, listing, new, go_on)
+        for keys in in_batches(listing.pinned):
             with database.write() as db:
                 for tree in keys:
                     write.pin(db, tree)
@@ -141,7 +126,7 @@ def _known(db: Session) -> Iterator[str]:
 def _vanished(store: ObjectStore, gone: list[str]) -> list[str]:
     """Manifests of the index that are not in storage any more. A commit may have come after the
     listing."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         sizes = pool.map(partial(stored_size, store), gone)
         return [key for key, size in zip(gone, sizes, strict=True) if size is None]
 
@@ -231,7 +216,7 @@ def _spare_pinned(database: Database, listing: Listing) -> list[str]:
 
 
 def _hide_deleted(database: Database, listing: Listing) -> None:
-    for batch in _batches(listing.deleted.items()):
+    for batch in in_batches(listing.deleted.items()):
         with database.write() as db:
             for (tree, part), generation in batch:
                 row = publishing.find_tree(db, tree)
@@ -284,96 +269,3 @@ def _mark(store: ObjectStore, marks: Mapping[str, bytes]) -> None:
         except ObjectExistsError:
             continue  # put since the listing
         log.warning("%s was lost, and is put again", key)
-
-
-def _add(
-    database: Database,
-    store: ObjectStore,
-    listing: Listing,
-    new: list[str],
-    go_on: Callable[[], None],
-) -> list[str]:
-    """Add these manifests, oldest first. Returns those that cannot be."""
-    order: list[_Place] = []
-    skipped: list[str] = []
-    with ThreadPoolExecutor(_READERS) as pool:
-        # Each is read twice, once for its time: all at once would not fit into memory.
-        for batch in _batches(new):
-            for key, place in zip(batch, pool.map(partial(_place, store), batch), strict=True):
-                if place is None:
-                    skipped.append(key)
-                else:
-                    order.append(place)
-            go_on()
-        order.sort()
-        for batch in _light_batches(order):
-            manifests = list(pool.map(partial(_read, store), batch))
-            stored = [{} if m is None else _stored_packs(store, listing, m) for m in manifests]
-            with database.write() as db:
-                for key, manifest, sizes in zip(batch, manifests, stored, strict=True):
-                    if manifest is None or not _add_one(db, manifest, sizes):
-                        skipped.append(key)
-            go_on()
-    return skipped
-
-
-def _add_one(db: Session, manifest: Manifest, stored: dict[str, int]) -> bool:
-    statement = manifest.statement
-    name = PartName(statement.tree, statement.part, statement.generation)
-    deleted = publishing.deleted_up_to(db, name.tree, name.part)
-    if name.generation <= deleted or publishing.is_committed(db, name):
-        return True  # somebody deleted or committed it since the listing
-    try:
-        with db.begin_nested():
-            write.add_part(db, manifest, stored)
-    except (CondemnedError, DataError) as error:
-        log.warning("%s %s is skipped: %s", name.tree, name.part, error)
-        return False
-    return True
-
-
-def _read(store: ObjectStore, key: str) -> Manifest | None:
-    try:
-        return read_manifest(store, key)
-    except (FormatError, ObjectMissingError) as error:
-        log.warning("%s is skipped: %s", key, error)
-        return None
-
-
-def _stored_packs(store: ObjectStore, listing: Listing, manifest: Manifest) -> dict[str, int]:
-    namespace = manifest.statement.namespace
-    sizes = {}
-    for place in manifest.locations.packs:
-        size = listing.packs[namespace].get(place.name)
-        if size is None:
-            # Packs are listed before manifests: this one may have come in between.
-            size = stored_size(store, pack_key(namespace, place.name))
-        if size is not None:
-            sizes[place.name] = size
-    return sizes
-
-
-def _place(store: ObjectStore, key: str) -> _Place | None:
-    manifest = _read(store, key)
-    if manifest is None:
-        return None
-    return _Place(manifest.statement.created, manifest.statement.generation, key, weight(manifest))
-
-
-def _light_batches(order: Iterable[_Place]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    held = 0
-    for place in order:
-        if batch and (len(batch) == _BATCH or held + place.weight > _BATCH_WEIGHT):
-            yield batch
-            batch, held = [], 0
-        batch.append(place.key)
-        held += place.weight
-    if batch:
-        yield batch
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, _BATCH)):
-        yield batch
