@@ -119,7 +119,9 @@ def test_a_fresh_node_starts_warm(vllm_published: PublishedStart, tmp_path: Path
     assert {n for n in found if trees.match(n)} == {n for n in stored if trees.match(n)}
     (line,) = warm.aotcache
     assert re.search(r"hit: backbone \w{12} loaded in [\d.]+ s instead of [\d.]+ s", line), line
-    assert re.search(r"kB moved in [\d.]+ s, unsigned parts accepted, waited [\d.]+ s; ", line), line
+    assert re.search(r"kB moved in [\d.]+ s, unsigned parts accepted, waited [\d.]+ s; ", line), (
+        line
+    )
     assert "not covered: graph capture" in line
     outcomes(vllm_published, "loaded", told.get("loaded", 0) + 1)
 
