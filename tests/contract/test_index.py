@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session as Transaction
 
 from aotcache.errors import (
@@ -84,6 +86,20 @@ def test_miss_says_why(database: Database, store: ObjectStore) -> None:
         ("shared",),
     )
     assert miss(database, namespace="other").reason == "unknown_hash"
+
+
+def test_a_database_that_goes_away_is_gone_for_all_who_asked_together(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first statement that fails ends the transaction: what the next ones raise tells nothing."""
+
+    def gone(*_about: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(lookups, "_answer", gone)
+    one = (Lookup(layout=VLLM_AOT, hash=HASH, platform=PLATFORM), "")
+    with pytest.raises(OperationalError):
+        lookups.lookup_all(database, [one, one], lambda _db, all_: [Caller() for _ in all_], "")
 
 
 def test_many_are_answered_together_and_each_by_itself(

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 from sqlalchemy import bindparam, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.platform import Difference, Platform, differences
@@ -78,6 +79,8 @@ def lookup_all(
                     raise caller
                 caller.require(READ, one.namespace)
                 answers.append(_answer(db, one, rows, storage_url))
+            except SQLAlchemyError:
+                raise  # the snapshot is lost, for all of them
             except Exception as error:
                 answers.append(error)
     return answers
