@@ -91,7 +91,7 @@ def test_miss_says_why(database: Database, store: ObjectStore) -> None:
 def test_a_database_that_goes_away_is_gone_for_all_who_asked_together(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first statement that fails ends the transaction: what the next ones raise tells nothing."""
+    """The first statement that fails ends the transaction: what others raise then tells nothing."""
 
     def gone(*_about: object) -> None:
         raise OperationalError("SELECT", {}, Exception("server closed the connection"))
