@@ -183,24 +183,29 @@ def direct(s3: S3Server, storage_url: str) -> Mapping[str, str]:
 
 class Traffic:
     """Nodes of a fleet that pull a tree, and one that publishes new ones, over and over while the
-    block runs. done: what each came to."""
+    block runs; when it ends, it publishes again what it could not, as a watcher does: of a commit
+    that was cut off the manifests may lie in storage. done: what each came to."""
 
     def __init__(self, fleet: Fleet, tree: FoundTree, **env: str) -> None:
         self.done: list[Done] = []
         self._fleet, self._tree, self._env = fleet, tree, env
         self._over = threading.Event()
         self._pool = ThreadPoolExecutor(3)
+        self._left: list[FoundTree] = []
 
     def __enter__(self) -> Traffic:
         works = (self._pull, self._pull, self._publish)
         self._futures = [self._pool.submit(self._repeat, work) for work in works]
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         self._pool.shutdown()
         for future in self._futures:
             future.result()
+        if kind is None:
+            for tree in self._left:
+                self._fleet.push(tree, **self._env)
 
     def wait(self, more: int) -> None:
         """Until so many more have ended."""
@@ -218,6 +223,8 @@ class Traffic:
         return self._fleet.pull(self._tree, check=False, **self._env)
 
     def _publish(self, number: int) -> Done:
-        return self._fleet.push(
-            self._fleet.tree(f"new {number}", 100_000), check=False, **self._env
-        )
+        tree = self._fleet.tree(f"new {number}", 100_000)
+        done = self._fleet.push(tree, check=False, **self._env)
+        if done.returncode:
+            self._left.append(tree)
+        return done
