@@ -79,30 +79,21 @@ def never(name: str) -> bool:
 def classify(layout: str, path: str) -> str | None:
     """Whose file is this? `shared` or the rank's directory (`rank_0_0`); None: not to be published.
 
-    layout: one of protocol.names.LAYOUTS. path: that `check_path` takes, relative to the tree, as
-    all in a manifest are.
+    layout: one of protocol.names.LAYOUTS. path: relative to the tree, `/` between names.
     """
     # To search takes longer than all the rest, and each of these names has one of the three in it.
     if ("lock" in path or "tmp" in path or "_Cxx" in path) and _NEVER_IN.search(path):
         return None
-    return _whose(layout, path)
+    return classify_entered(layout, path)
 
 
 def classify_entered(layout: str, path: str) -> str | None:
-    """The same for any path none of whose names is one of `never`, as whoever walks a tree
-    knows."""
-    found = _whose(layout, path)
-    if found is None:
+    """The same for a path none of whose names is one of `never`, as whoever walks a tree knows."""
+    match = _allowed(layout).fullmatch(path)
+    if match is None:
         return None
     try:
         check_path(path)
     except InvalidNameError:
-        return None
-    return found
-
-
-def _whose(layout: str, path: str) -> str | None:
-    match = _allowed(layout).fullmatch(path)
-    if match is None:
         return None
     return match[1] if match.lastindex else SHARED

@@ -20,16 +20,21 @@ from support.trees import H100, RECIPE
 
 PART = "rank_0_0-d0"
 SECONDS = 4  # of a lease that is not heard of any more
-SOON = 3.0  # before that
+LONG = 120  # of one that nobody waits for the end of
+SOON = 30.0  # before a wait of WAIT ends
+WAIT = 60
 
 
 @pytest.fixture
-def leasing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    with run(tmp_path / "service", env={"AOTCACHE_LEASE_SECONDS": str(SECONDS)}) as found:
+def leasing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    lease = str(getattr(request, "param", SECONDS))
+    with run(tmp_path / "service", env={"AOTCACHE_LEASE_SECONDS": lease}) as found:
         for name, value in {
             settings.URL: found.url,
             settings.TRUST: "unsigned",
-            settings.WAIT: "60",
+            settings.WAIT: str(WAIT),
             settings.PUBLISH: "1",
             "XDG_CONFIG_HOME": str(tmp_path / "config"),
         }.items():
@@ -71,6 +76,7 @@ def tree(tmp_path: Path) -> FoundTree:
     return small_tree(tmp_path / "compiled")
 
 
+@pytest.mark.parametrize("leasing", [LONG], indirect=True)
 @pytest.mark.usefixtures("leasing")
 def test_an_engine_that_dies_frees_it_at_once(nodes: tuple[Node, Node], tree: FoundTree) -> None:
     first, second = nodes
@@ -80,9 +86,7 @@ def test_an_engine_that_dies_frees_it_at_once(nodes: tuple[Node, Node], tree: Fo
     assert process.stdin is not None
     process.stdin.close()  # as the kernel does when the engine is killed
     process.wait(SOON)
-    begin = time.monotonic()
     assert not second.turn(tree.hash)
-    assert time.monotonic() - begin < SOON
     assert not second.fetching.waited_for
 
 
@@ -95,7 +99,7 @@ def test_a_companion_that_is_killed_frees_it_soon(
     first.fetching.kill()
     assert not second.turn(tree.hash)
     assert second.fetching.waited_for
-    assert second.fetching.waiting.waited < 2 * SECONDS
+    assert second.fetching.waiting.waited < SOON
 
 
 def test_what_is_compiled_is_waited_for_after_the_engine_has_ended(
@@ -112,7 +116,7 @@ def test_what_is_compiled_is_waited_for_after_the_engine_has_ended(
     assert process.poll() is None
     record(Path(tree.path), PART, recipe=RECIPE)
     publish_tree(leasing.site(), tree)
-    assert process.wait(2 * SECONDS) == 0
+    assert process.wait(SOON) == 0
     second.fetching.ask(second.facts, tree.hash)
     second.fetching.collect()
     assert second.fetching.brought
