@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from aotcache.cli import options, output
 from aotcache.cli.query import flags, model_of
 from aotcache.errors import PinnedError
 from aotcache.protocol.v1.quarantine import QuarantinedPart
-from aotcache.protocol.v1.trees import TreeDetail, TreeSummary
+from aotcache.protocol.v1.trees import StoredGeneration, TreeDetail, TreeSummary
 
 
 @click.command()
@@ -40,7 +42,7 @@ def _show(detail: TreeDetail) -> None:
         ("published", f"{output.when(tree.created)} by {tree.publisher}"),
         ("last used", f"{output.when(tree.used)}, {tree.lookups} lookups"),
         ("compile", "not known" if seconds is None else f"{seconds:.1f} s"),
-        ("saved", f"{detail.saved_seconds:.0f} s of compiling"),
+        *_saved(detail),
         *((f"outcome {name}", str(count)) for name, count in sorted(tree.outcomes.items())),
         *((f"withheld {name}", "stored, and not served") for name in tree.withheld),
         *((f"missing {name}", "not stored yet") for name in tree.missing),
@@ -62,9 +64,23 @@ def _show(detail: TreeDetail) -> None:
                 f"{output.when(one.created)} {one.publisher}",
                 ", ".join(one.part.signers) or "nobody",
             )
-            for one in detail.generations
+            for one in detail.generations or _served(detail)
         ],
     )
+
+
+def _saved(detail: TreeDetail) -> list[tuple[str, str]]:
+    """Older services do not tell, nor of generations."""
+    return [("saved", f"{detail.saved_seconds:.0f} s of compiling")] if detail.generations else []
+
+
+def _served(detail: TreeDetail) -> Iterator[StoredGeneration]:
+    """All that an older service tells of. It names a publisher of the tree, not of each part."""
+    tree = detail.tree
+    for part in detail.parts:
+        yield StoredGeneration(
+            part=part, state="served", created=tree.created, publisher=tree.publisher
+        )
 
 
 def _why(held: QuarantinedPart) -> str:
