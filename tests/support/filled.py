@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table
 
+import aotcache_service.index.operation  # noqa: F401  # so that all tables are known
 from aotcache.protocol.names import VLLM_AOT, VLLM_JIT, TreeKey, manifest_key
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
