@@ -51,6 +51,8 @@ class Leases:
         self._index = index
         self._held: dict[tuple[str, str], _Lease] = {}
         self._lock = threading.Lock()
+        # Held while the service is told: one that is let go is not asked for again after its end.
+        self._telling = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -157,26 +159,32 @@ class Leases:
                 if not kept:
                     self._thread = None
                     return
-            for name, held in kept.items():
-                if not self._still(held):
-                    with self._lock:
-                        self._held.pop(name, None)
-            self._wake.wait(min(held.seconds for held in kept.values()) / 3)
+            woken = self._wake.wait(min(held.seconds for held in kept.values()) / 3)
             self._wake.clear()
+            if not woken:
+                for name, held in kept.items():
+                    self._renew(name, held)
 
-    def _still(self, held: _Lease) -> bool:
-        """Whether it is still ours; for all that is known, where nobody answers."""
-        try:
-            return self._index.lease(held.asked).state == GRANTED
-        except AotcacheError as error:
-            logger.debug("a lease may end: %s", error)
-            return True
+    def _renew(self, name: tuple[str, str], held: _Lease) -> None:
+        with self._telling:
+            with self._lock:
+                if self._held.get(name) is not held:
+                    return
+            try:
+                found = self._index.lease(held.asked)
+            except AotcacheError as error:
+                logger.debug("a lease may end: %s", error)
+                return
+            with self._lock:
+                if found.state != GRANTED and self._held.get(name) is held:
+                    del self._held[name]
 
     def _end(self, held: _Lease) -> None:
         asked = held.asked
-        try:
-            self._index.end_lease(
-                EndLease(lookup=asked.lookup, part=asked.part, holder=asked.holder)
-            )
-        except AotcacheError as error:
-            logger.debug("a lease ends by itself: %s", error)
+        with self._telling:
+            try:
+                self._index.end_lease(
+                    EndLease(lookup=asked.lookup, part=asked.part, holder=asked.holder)
+                )
+            except AotcacheError as error:
+                logger.debug("a lease ends by itself: %s", error)

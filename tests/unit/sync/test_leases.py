@@ -110,6 +110,37 @@ def test_who_waits_is_next_when_the_other_fails(
     assert waiting.result(SOON) == (GRANTED, "")
 
 
+class Renewing(Index):
+    """Says when it renews a lease, and goes on when it is let."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(HttpClient(service.url))
+        self.renews, self.let = threading.Event(), threading.Event()
+
+    def lease(self, asked: AskLease) -> Lease:
+        if threading.current_thread().name == "aotcache-leases":
+            self.renews.set()
+            assert self.let.wait(SOON)
+        return super().lease(asked)
+
+
+def test_a_lease_that_is_let_go_while_it_is_renewed_is_free(
+    leasing: Service, nodes: tuple[Node, Node]
+) -> None:
+    index = Renewing(leasing)
+    first = Node(Leases(index), nodes[0].tree)
+    assert first.turn() == (GRANTED, "")
+    with ThreadPoolExecutor(1) as pool:
+        assert index.renews.wait(SOON)
+        ended = pool.submit(first.leases.let_go, first.lookup, PART)
+        time.sleep(0.5)  # as long as an end would take that does not wait for it
+        index.let.set()
+        ended.result(SOON)
+    first.leases.finish()
+    assert nodes[1].turn(budget=0.5) == (GRANTED, "")
+    nodes[1].leases.finish()
+
+
 def test_who_waits_is_next_when_the_other_is_not_heard_of(
     leasing: Service, nodes: tuple[Node, Node]
 ) -> None:
