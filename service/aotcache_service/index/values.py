@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import func, literal, select
@@ -60,7 +60,7 @@ def _every(db: Session, column: InstrumentedAttribute[str]) -> list[str]:
     return list(db.scalars(found))
 
 
-def platforms_of(db: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+def platforms_of(db: Session, ids: Collection[str]) -> dict[str, dict[str, str]]:
     """The fields of each of these platforms, by its id."""
     one = GIVEN.c.value[0].as_string()
     # A range of one in an order, so that PostgreSQL goes by the index: of few values it expects to

@@ -73,7 +73,7 @@ def trees_page(
         if page is None or not page.trees:
             page = list_trees(db, wanted, sort=sort, order=order, cursor=cursor, limit=_LIMIT)
         values = choices(db, within)
-        platforms = platforms_of(db, [*values["platform_id"].found, platform])
+        platforms = platforms_of(db, {*values["platform_id"].found, platform} - {""})
     chosen = {
         "search": text,
         "layout": layout,

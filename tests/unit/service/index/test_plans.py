@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from aotcache_service.index.lookup import Found, lookup
 from aotcache_service.index.models import FLAGS
 from aotcache_service.index.recipes import RecipeFound, lookup_recipe
 from aotcache_service.index.usage import UsageCounter
-from aotcache_service.index.values import choices
+from aotcache_service.index.values import choices, platforms_of
 from support import filled
 
 # Fewer, and PostgreSQL rightly reads whole tables.
@@ -166,6 +166,16 @@ def test_what_is_chosen_from_is_of_few_trees(database: Database) -> None:
     if database.sqlite_file is not None:  # PostgreSQL rather reads all of so few
         assert "USE TEMP B-TREE FOR ORDER BY" not in steps, steps
         assert "trees" not in scanned(steps), steps
+
+
+def test_platforms_are_found_by_their_index_even_where_no_tree_has_one(database: Database) -> None:
+    known = filled.found(LAST).platform
+    with database.read() as db, plans() as asked:
+        found = platforms_of(db, [known.id, "0" * 16])
+    assert found == {known.id: asdict(known)}
+    (steps,) = asked
+    assert "SEARCH trees USING INDEX ix_trees_platform_id" in steps[-1], steps
+    assert scanned(steps) <= GIVEN, steps
 
 
 @pytest.mark.parametrize("flag", FLAGS)
