@@ -23,6 +23,8 @@ TORCH_PIP_ARGS ?=
 # wrong (faketime). The rest builds the images in a Debian of their own and runs them side by side.
 PACKAGES := chromium faketime g++ haproxy iproute2 libnuma1 postgresql \
 	buildah mmdebstrap procps strace systemd wget
+# The guide for Slurm is followed in a cluster of one node.
+PACKAGES += munge slurm-client slurmctld slurmd
 PYTHON_H := $(PYTHON) -c 'import os, sys, sysconfig; \
 	sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 # It has the release before this one.
@@ -83,6 +85,7 @@ packages: ## install the Debian packages that the tests need, where they are mis
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 			|| missing="$$missing $$package"; \
 	done; \
+	command -v kubectl >/dev/null || missing="$$missing kubernetes-client"; \
 	$(PYTHON_H) || missing="$$missing python3-dev"; \
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	test -n "$$missing" || exit 0; \

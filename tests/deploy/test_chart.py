@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import helm_python as helm
 import kubernetes_validate
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from aotcache.cli import cli
 from aotcache_service.commands.serve import serve
 from aotcache_service.commands.token import token
-from support.vllm import ROOT
+from support.charted import CHART, EXAMPLES, containers, example, pods, rendered
 
-CHART = ROOT / "deploy" / "helm" / "aotcache"
-EXAMPLES = sorted((ROOT / "deploy" / "helm" / "examples").glob("*.yaml"))
 OLDEST, NEWEST = "1.29", "1.37"  # the chart's kubeVersion, and the newest there are schemas of
 
 LEAST: dict[str, Any] = {
@@ -59,34 +55,6 @@ ALL: dict[str, Any] = {
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
     },
 }
-
-
-def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
-    with helm.Chart.load(str(CHART)) as chart:
-        texts = chart.render(values, name="aotcache", namespace="serving")
-    return [
-        document
-        for name, text in sorted(texts.items())
-        if name.endswith(".yaml")
-        for document in yaml.safe_load_all(text)
-        if document
-    ]
-
-
-def example(path: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(path.read_text()))
-
-
-def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for document in documents:
-        spec = document.get("spec", {})
-        spec = spec.get("jobTemplate", {}).get("spec", spec)
-        if "template" in spec:
-            yield document["metadata"]["name"], spec["template"]["spec"]
-
-
-def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
 EVERYTHING = {

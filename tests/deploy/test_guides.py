@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-import helm_python as helm
 import pytest
 import yaml
 
 from aotcache_service.auth import parse_token
+from support.charted import CHART, EXAMPLES, example, pods, rendered
 from support.composed import configuration
 from support.guided import OTHER, URL, Guided
+from support.kubectl import created, lines, missing
 from support.pages import blocks
 from support.small import small_tree
 from support.trees import RECIPE
@@ -162,24 +163,27 @@ def test_slurm_s_files_are_put_in_place(installed: Guided) -> None:
 
 
 def test_kubernetes_s_tokens_keys_and_values(installed: Guided) -> None:
+    """All that the chart and the examples name has been made, as kubectl says what it makes."""
     list(installed.follow("kubernetes"))
-    repo = installed.folder / "repo"
+    page, repo = "guides/kubernetes.md", installed.folder / "repo"
     made = [repo / f"{name}-token" for name in ("admin", "publish", "read")]
     tokens = {str(parse_token(file.read_text())) for file in made}
     assert len(tokens - {"None"}) == 3
-    assert (repo / "trusted_keys").read_text().startswith("aotcache-ed25519 ")
-    (values,) = blocks("guides/kubernetes.md", "yaml")
-    with helm.Chart.load(str(ROOT / "deploy/helm/aotcache")) as chart:
-        rendered = chart.render(yaml.safe_load(values), name="aotcache", namespace="aotcache")
-    named = set(re.findall(r"secretName: (\S+)", "".join(rendered.values())))
-    for example in (ROOT / "deploy/helm/examples").glob("*.yaml"):
-        named |= set(re.findall(r"(?:secret|configMap): {name: ([\w-]+)", example.read_text()))
-    console = "".join(blocks("guides/kubernetes.md", "console"))
-    created = set(re.findall(r"create (?:secret generic|configmap) (\S+)", console))
-    assert named == created - {"aotcache-database", "aotcache-s3"}
-    assert {"aotcache-database", "aotcache-s3"} <= set(
-        re.findall(r"name: (aotcache-\w+)", "".join(rendered.values()))
-    )
+    objects = created(page, repo)
+    assert ("", "Namespace", "aotcache") in objects
+    (values,) = blocks(page, "yaml")
+    (install,) = (line.split() for line in lines(page) if line.startswith("helm "))
+    _, _, name, chart, _, namespace, _, file = install
+    assert (ROOT / chart, file) == (CHART, "values.yaml")
+    documents = rendered(yaml.safe_load(values), name=name, namespace=namespace)
+    (rollout,) = (line.split()[-1] for line in lines(page) if "rollout status" in line)
+    assert rollout in {f"deployment/{one['metadata']['name']}" for one in documents}
+    needed = [(f"{name}'s {kind}", pod, namespace) for kind, pod in pods(documents)]
+    for path in EXAMPLES:
+        needed += [(path.name, pod, "serving") for _, pod in pods(example(path))]
+    lacking = {what: list(missing(pod, where, objects)) for what, pod, where in needed}
+    assert len(lacking) >= 5
+    assert not any(lacking.values()), lacking
 
 
 def test_compose_s_secrets(installed: Guided) -> None:

@@ -1,29 +1,39 @@
-"""Slurm's prolog and epilog, run as Slurm runs them, against a real service; shellcheck."""
+"""Slurm's guide and scripts: jobs of a real Slurm, against a real service; shellcheck."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aotcache.core.trust import parse_trusted_keys
 from aotcache.probe.platform import detect
-from support.containers import Container, Network, own_network
-from support.images import Image, Images
-from support.process import answers, running, tool, work_folder
+from aotcache.probe.trees import FoundTree
+from support.pages import blocks
+from support.process import tool
+from support.slurm import USER, Node, machine, slurm
 from support.small import small_tree
 from support.trees import RECIPE
 from support.vllm import ROOT
+from support.vllm_site import eventually
 
-SCRIPTS = ROOT / "deploy" / "slurm"
-CLI = [sys.executable, "-m", "aotcache"]
-COMMAND = "vllm serve org/llama --tensor-parallel-size 8"
+GUIDE = "guides/slurm.md"
+ROOTS = "/var/cache/aotcache"
+# In the place of an engine: says what it found, and may compile and be killed before it publishes.
+ENGINE = """#!/bin/sh
+echo "runs $*"
+echo "caches in $VLLM_CACHE_ROOT"
+find "$VLLM_CACHE_ROOT" -name model
+test -n "${COMPILES:-}" || exit 0
+cp -r "$COMPILES"/. "$VLLM_CACHE_ROOT" && echo has compiled
+sleep 600
+"""
 
 
 def test_shellcheck_finds_nothing() -> None:
@@ -35,128 +45,106 @@ def test_shellcheck_finds_nothing() -> None:
         assert script.stat().st_mode & 0o111
 
 
-@dataclass
-class Node:
-    """A node of the cluster beside the service. config: its /etc/aotcache."""
-
-    network: Network
-    folder: Path
-
-    def places(self) -> dict[str, Path]:
-        return {
-            "/etc/aotcache": self.folder / "etc",
-            "/var/cache/aotcache": self.folder / "roots",
-            str(self.folder): self.folder,
-            str(ROOT): ROOT,
-        }
-
-    def aotcache(self, *words: str) -> str:
-        env = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder)}
-        env["AOTCACHE_TOKEN_FILE"] = str(self.folder / "etc/token")
-        done = self.network.run(*CLI, *words, env=env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
 @pytest.fixture(scope="module")
-def node_image(images: Images) -> Image:
-    """Before `node`, whose namespace has the mounts that were there before it."""
-    return images.image("node")
-
-
-@pytest.fixture
 def node() -> Iterator[Node]:
-    with work_folder("slurm") as folder, own_network("service") as network:
-        for name in ("etc", "roots"):
-            (folder / name).mkdir()
-        shutil.copy(SCRIPTS / "slurm.env", folder / "etc")
-        data = ("--data-dir", str(folder / "service"))
-        made = subprocess.run(
-            [*CLI, "token", "create", "--scope", "publish", *data], capture_output=True, check=True
+    """A node of a cluster where the guide was followed, with its service on it."""
+    (install,) = blocks(GUIDE)
+    (configuration,) = blocks(GUIDE, "ini")
+    with machine() as found:
+        home = found.shell("echo ~", user=USER).strip()
+        engine = found.folder / "engine"
+        engine.write_text(ENGINE)
+        python = f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n'"
+        found.shell(
+            f"mkdir -p {home}/venv/bin && cp {engine} {home}/venv/bin/vllm && "
+            f"{python} > {home}/venv/bin/python && chmod +x {home}/venv/bin/*"
         )
-        (folder / "etc/token").write_bytes(made.stdout)
-        (folder / "etc/trusted_keys").write_text("")
-        words = network.within(*CLI, "serve", *data)
-        log = folder / "service.log"
-        with running(words, log, lambda: "listening on" in log.read_text()):
-            assert not answers("http://127.0.0.1:8750")
-            yield Node(network, folder)
+        found.shell(f"cd {ROOT} && {install}")
+        data = found.folder / "service"
+        found.shell(
+            f"aotcache token create --scope publish --data-dir {data} > /etc/aotcache/token && "
+            f"chmod a+r /etc/aotcache/token && cp /etc/aotcache/token {found.folder}"
+        )
+        (key,) = blocks(GUIDE, "console")
+        line = found.shell(key.removeprefix("$ "), user=USER)
+        found.shell(f"printf %s {shlex.quote(line)} > /etc/aotcache/trusted_keys")
+        serve = ("aotcache", "serve", "--data-dir", str(data))
+        with found.runs(*serve, up="listening on"), slurm(found, configuration):
+            yield found
 
 
-CYCLE = """
-set -eu
-useradd --create-home alice
-runuser -u alice -- aotcache key generate > /etc/aotcache/trusted_keys
-export SLURM_JOB_ID=7 SLURM_JOB_USER=alice SLURM_JOB_UID=$(id -u alice)
-$SCRIPTS/prolog.sh
-root=/var/cache/aotcache/$SLURM_JOB_UID
-stat --format='%U %a' "$root"
-# The job compiles, and is killed before its publish.
-cp -r "$TREES"/. "$root" && chown -R alice "$root"
-mkdir /var/cache/aotcache/99999 && touch -d '40 days ago' /var/cache/aotcache/99999
-mkdir /var/cache/aotcache/88888 && touch -d '20 days ago' /var/cache/aotcache/88888
-$SCRIPTS/epilog.sh
-ls /var/cache/aotcache
-find "$root" ! -user alice
-"""
+def job(*, compiles: Path | None = None) -> str:
+    (script,) = blocks(GUIDE, "bash")
+    assert "srun" in script
+    if compiles is None:
+        return script
+    return script.replace("srun", f"export COMPILES={compiles}\nsrun")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_what_a_job_left_is_published_as_its_user(node_image: Image, node: Node) -> None:
-    tree = small_tree(node.folder / "trees")
-    env = {"SCRIPTS": str(SCRIPTS), "TREES": str(node.folder / "trees")}
-    machine = node_image.container(env, user="0:0", volumes=node.places())
-    done = machine.run(node.network, "sh", "-c", CYCLE)
-    assert done.returncode == 0, done.stderr
-    owner, *rest = done.stdout.splitlines()
-    assert owner == "alice 700"
-    uid = next(one for one in rest if one not in ("88888", "99999"))
-    assert sorted(rest) == sorted((uid, "88888")), (
-        "of the two others the old one is gone; all is alice's"
-    )
-    (shown,) = json.loads(node.aotcache("show", tree.hash, "--json"))["trees"]
-    (key,) = parse_trusted_keys((node.folder / "etc/trusted_keys").read_text(), "alice's").trusted
-    assert {signer for part in shown["parts"] for signer in part["signers"]} == {key.id}
-
-
-@pytest.mark.slow
-def test_a_task_finds_the_trees_of_its_command(node: Node) -> None:
-    """With an engine's Python: this one, which has torch."""
+def model_tree(folder: Path, name: str) -> FoundTree:
+    """Of the job's command, and of this machine and Python."""
+    recipe = replace(RECIPE, model="org/model", tensor_parallel_size=2)
     platform = detect().platform
-    tree = small_tree(node.folder / "elsewhere", platform=platform, recipe=RECIPE)
-    line = node.aotcache("key", "generate")
-    (node.folder / "etc/trusted_keys").write_text(line)
-    node.aotcache("watch", "--once", "--cache-root", str(node.folder / "elsewhere"))
-    task = f"{SCRIPTS}/prolog.sh && {SCRIPTS}/task-prolog.sh"
-    env = {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "AOTCACHE_PYTHON": sys.executable,
-        "HOME": "/nowhere",
-        "SLURM_JOB_UID": "0",
-        "SLURM_JOB_USER": "root",
+    return small_tree(folder, name=name, ranks=(0, 1), platform=platform, recipe=recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_job_finds_what_another_one_left_when_it_was_killed(node: Node) -> None:
+    compiled = node.folder / "compiled"
+    tree = model_tree(compiled, "slurm")
+    number = node.submit(job(compiles=compiled))
+
+    def has_compiled() -> str | None:
+        said = node.output(number)
+        return said if "has compiled" in said else None
+
+    said = eventually(has_compiled, "a compile")
+    root = f"{ROOTS}/{node.shell('id -u', user=USER).strip()}"
+    assert "aotcache: miss (" in said
+    assert "runs serve org/model --tensor-parallel-size 2" in said
+    assert f"caches in {root}" in said
+    assert node.shell(f"stat --format='%U %a' {root}") == f"{USER} 700\n"
+    node.shell(f"mkdir {ROOTS}/99999 && touch -d '40 days ago' {ROOTS}/99999")
+    node.shell(f"mkdir {ROOTS}/88888 && touch -d '20 days ago' {ROOTS}/88888")
+    node.shell(f"scancel {number}")
+    node.ended(number)
+    # Published by the epilog, as the job's user; what was used 40 days ago is gone.
+    shown = node.shell(f"AOTCACHE_TOKEN_FILE={node.folder}/token aotcache show {tree.hash} --json")
+    (stored,) = json.loads(shown)["trees"]
+    keys = parse_trusted_keys(node.shell("cat /etc/aotcache/trusted_keys"), f"{USER}'s")
+    assert {signer for part in stored["parts"] for signer in part["signers"]} == {
+        key.id for key in keys.trusted
     }
+    assert sorted(node.shell(f"ls {ROOTS}").split()) == sorted([Path(root).name, "88888"])
+    assert node.shell(f"find {root} ! -user {USER}") == ""
+    # Another node: nothing is on its disk.
+    node.shell(f"rm -rf {root}")
+    found = node.ended(node.submit(job()))
+    assert "files installed" in found
+    assert f"{tree.hash}/rank_1_0/model" in found
+    assert node.state == "idle"
 
-    def said(command: str) -> list[str]:
-        machine = Container(
-            image=Path("/"), env={**env, "AOTCACHE_COMMAND": command}, volumes=node.places()
-        )
-        done = machine.run(node.network, "sh", "-c", task)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
 
-    lines = said(COMMAND)
-    exported = dict(
-        one.removeprefix("export ").split("=", 1) for one in lines if one.startswith("export ")
-    )
-    assert exported["VLLM_CACHE_ROOT"] == "/var/cache/aotcache/0"
-    assert exported["AOTCACHE_URL"] == "http://127.0.0.1:8750"
-    assert any("files installed" in one for one in lines if one.startswith("print aotcache: ")), (
-        lines
-    )
-    assert list((node.folder / "roots/0").rglob(f"{tree.hash}/rank_0_0/model"))
-    missed = said("vllm serve org/other")
-    assert any("miss (" in one for one in missed if one.startswith("print "))
-    # Without a configuration nothing happens, and nothing fails.
-    (node.folder / "etc/slurm.env").unlink()
-    assert said(COMMAND) == []
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "rm /etc/aotcache/slurm.env",
+        "sed -i s/8750/1/ /etc/aotcache/slurm.env",
+        f"rm -rf {ROOTS}; touch {ROOTS}",
+        "chmod 0600 /etc/aotcache/token",
+        "echo nonsense > /etc/aotcache/trusted_keys",
+        "sed -i s,/opt/aotcache,/nowhere, /etc/aotcache/slurm.env",
+    ],
+)
+def test_whatever_is_wrong_jobs_run_and_the_node_is_not_drained(node: Node, broken: str) -> None:
+    node.shell("rm -rf /tmp/etc && cp -r /etc/aotcache /tmp/etc")
+    node.shell(broken)
+    try:
+        said = node.ended(node.submit(job()))
+    finally:
+        node.shell(f"rm -rf /etc/aotcache {ROOTS} && mv /tmp/etc /etc/aotcache")
+    assert "runs serve org/model --tensor-parallel-size 2" in said
+    assert node.state == "idle"
