@@ -142,6 +142,26 @@ def test_selectors_name_the_pods_they_are_for(values: dict[str, Any]) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "secret", "ports"),
+    [
+        ("", "", {53, 80, 443, 5432}),  # 80: where a cloud tells pods who they are
+        ("", "s3-keys", {53, 443, 5432}),
+        ("http://minio.example:9000", "s3-keys", {53, 443, 5432, 9000}),
+        ("http://s3.example/path", "s3-keys", {53, 80, 443, 5432}),
+    ],
+)
+def test_the_service_reaches_what_it_needs(endpoint: str, secret: str, ports: set[int]) -> None:
+    storage = {"url": "s3://bucket/store", "endpoint": endpoint, "secret": secret}
+    documents = rendered({**LEAST, "storage": storage})
+    (policy,) = (one["spec"] for one in documents if one["kind"] == "NetworkPolicy")
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == ports
+    for document in documents:
+        kubernetes_validate.validate(document, OLDEST, strict=True)
+    (own,) = [rule for rule in policy["egress"] if "to" in rule] if not secret else [{"to": ()}]
+    assert all(peer["ipBlock"]["cidr"].startswith("169.254.") for peer in own["to"])
+
+
 @pytest.mark.parametrize("values", [LEAST, ALL], ids=["least", "all"])
 def test_no_secret_is_in_what_is_rendered(values: dict[str, Any]) -> None:
     for _, pod in pods(rendered(values)):
@@ -186,6 +206,7 @@ def test_the_service_starts_beside_a_service_of_its_own_name(tmp_path: Path) -> 
         ({**LEAST, "replica": 3}, "replica"),
         ({**LEAST, "gc": {"graceHours": 1}}, "/gc/graceHours"),
         ({**LEAST, "tokens": [{"name": "a"}]}, "/tokens/0"),
+        ({**LEAST, "tokens": [{**ALL["tokens"][0], "name": "admin"}]}, "/tokens/0/name"),
         ({**LEAST, "watcher": {"enabled": True}}, "watcher.token.secret"),
     ],
 )

@@ -27,6 +27,7 @@ SECRETS = {
 def test_compose_takes_it_and_wants_its_secrets() -> None:
     about = configuration(SECRETS)
     assert set(about["services"]) == {"postgres", "s3", "token", "aotcache"}
+    assert not about.get("secrets"), "Compose puts none into what is read-only"
     with pytest.raises(AssertionError, match=r"say it in \.env"):
         configuration({})
     for name, service in about["services"].items():

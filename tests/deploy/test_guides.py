@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from aotcache_service.auth import parse_token
-from support.charted import CHART, EXAMPLES, example, pods, rendered
+from support.charted import CHART, EXAMPLES, containers, example, pods, rendered
 from support.composed import configuration
 from support.guided import OTHER, URL, Guided
 from support.kubectl import created, lines, missing
@@ -77,9 +77,12 @@ def test_without_a_network(installed: Guided) -> None:
     token = installed.token(inside, "publish")
     with installed.service(installed.folder / "outside") as url, second(installed, inside) as other:
         installed.shell(f"AOTCACHE_URL={url} aotcache push --all")
-        *_, imported = installed.follow(
-            "air-gapped", AOTCACHE_URL=url, INSIDE=other, INSIDE_TOKEN=token
-        )
+        page = installed.follow("air-gapped", AOTCACHE_URL=url, INSIDE=other, INSIDE_TOKEN=token)
+        next(page)
+        next(page)
+        # From here on it is another machine's user, who trusts nobody and has no key.
+        installed.shell(f"XDG_CONFIG_HOME={inside}-user")
+        *_, imported = page
         assert imported.count("vllm-aot") >= 2
 
 
@@ -181,6 +184,10 @@ def test_kubernetes_s_tokens_keys_and_values(installed: Guided) -> None:
     needed = [(f"{name}'s {kind}", pod, namespace) for kind, pod in pods(documents)]
     for path in EXAMPLES:
         needed += [(path.name, pod, "serving") for _, pod in pods(example(path))]
+    pushed = {line.split()[-1] for line in lines(page) if line.startswith("docker push")}
+    built = set(re.findall(r" -t (\S+)", "\n".join(lines(page))))
+    images = {one["image"] for _, pod, _ in needed for one in containers(pod)}
+    assert {one for one in images if one.startswith("registry.")} <= pushed == built
     lacking = {what: list(missing(pod, where, objects)) for what, pod, where in needed}
     assert len(lacking) >= 5
     assert not any(lacking.values()), lacking

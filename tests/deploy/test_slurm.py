@@ -100,13 +100,13 @@ def test_a_job_finds_what_another_one_left_when_it_was_killed(node: Node) -> Non
         return said if "has compiled" in said else None
 
     said = eventually(has_compiled, "a compile")
-    root = f"{ROOTS}/{node.shell('id -u', user=USER).strip()}"
+    root = f"{ROOTS}/aotcache-{node.shell('id -u', user=USER).strip()}"
     assert "aotcache: miss (" in said
     assert "runs serve org/model --tensor-parallel-size 2" in said
     assert f"caches in {root}" in said
     assert node.shell(f"stat --format='%U %a' {root}") == f"{USER} 700\n"
-    node.shell(f"mkdir {ROOTS}/99999 && touch -d '40 days ago' {ROOTS}/99999")
-    node.shell(f"mkdir {ROOTS}/88888 && touch -d '20 days ago' {ROOTS}/88888")
+    for name, days in (("aotcache-99999", 40), ("aotcache-88888", 20), ("77777", 40)):
+        node.shell(f"mkdir {ROOTS}/{name} && touch -d '{days} days ago' {ROOTS}/{name}")
     node.shell(f"scancel {number}")
     node.ended(number)
     # Published by the epilog, as the job's user; what was used 40 days ago is gone.
@@ -116,7 +116,8 @@ def test_a_job_finds_what_another_one_left_when_it_was_killed(node: Node) -> Non
     assert {signer for part in stored["parts"] for signer in part["signers"]} == {
         key.id for key in keys.trusted
     }
-    assert sorted(node.shell(f"ls {ROOTS}").split()) == sorted([Path(root).name, "88888"])
+    left = sorted(node.shell(f"ls {ROOTS}").split())
+    assert left == sorted([Path(root).name, "aotcache-88888", "77777"])
     assert node.shell(f"find {root} ! -user {USER}") == ""
     # Another node: nothing is on its disk.
     node.shell(f"rm -rf {root}")
@@ -137,6 +138,10 @@ def test_a_job_finds_what_another_one_left_when_it_was_killed(node: Node) -> Non
         "chmod 0600 /etc/aotcache/token",
         "echo nonsense > /etc/aotcache/trusted_keys",
         "sed -i s,/opt/aotcache,/nowhere, /etc/aotcache/slurm.env",
+        "sed -i /ROOTS/d /etc/aotcache/slurm.env",
+        "sed -i /KEEP_DAYS/d /etc/aotcache/slurm.env",
+        'echo "AOTCACHE_SECONDS=\'" >> /etc/aotcache/slurm.env',
+        f"mkdir -p {ROOTS} && chmod 1777 {ROOTS}",
     ],
 )
 def test_whatever_is_wrong_jobs_run_and_the_node_is_not_drained(node: Node, broken: str) -> None:

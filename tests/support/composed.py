@@ -32,7 +32,8 @@ def configuration(env: Mapping[str, str], file: Path = FILE) -> dict[str, Any]:
     words += [f"--file={file}", "config", "--format=json"]
     done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    found: dict[str, Any] = json.loads(done.stdout)
+    # What it prints can be read by it again: a `$` is doubled.
+    found: dict[str, Any] = json.loads(done.stdout.replace(b"$$", b"$"))
     return found
 
 
@@ -42,15 +43,12 @@ class Composed:
     images: Images
     network: Network
     folder: Path
-    env: Mapping[str, str]
 
     def container(self, name: str) -> Container:
         service = self.about["services"][name]
         env = {key: str(value) for key, value in (service.get("environment") or {}).items()}
         tmpfs = dict(place.partition(":")[::2] for place in service.get("tmpfs", ()))
         volumes = {one["target"]: self._volume(one["source"]) for one in service.get("volumes", ())}
-        for secret in service.get("secrets", ()):
-            volumes["/run/secrets"] = self._secret(secret["source"]).parent
         options: dict[str, Any] = {"tmpfs": tmpfs, "volumes": volumes}
         options["read_only"] = service.get("read_only", False)
         if "build" in service:
@@ -63,11 +61,13 @@ class Composed:
     def command(self, name: str) -> list[str]:
         service = self.about["services"][name]
         command = service["command"]
+        if service.get("entrypoint"):
+            return [*service["entrypoint"], *command]
         if "build" in service:
             return self.images.image("service").command(*command)
         if name == "postgres":  # what its image's entry point does
             return ["runuser", "-u", "postgres", "--", "sh", "-euc", _MAKE, *command]
-        return [*(service.get("entrypoint") or ()), *command]
+        return list(command)
 
     def is_healthy(self, name: str) -> bool:
         kind, *words = self.about["services"][name]["healthcheck"]["test"]
@@ -79,13 +79,6 @@ class Composed:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
         return folder
-
-    def _secret(self, name: str) -> Path:
-        file = self.folder / "secrets" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(self.env[self.about["secrets"][name]["environment"]])
-        file.chmod(0o444)
-        return file
 
 
 _MAKE = """
@@ -108,7 +101,7 @@ def composed(images: Images, folder: Path, env: Mapping[str, str]) -> Iterator[C
     images.image("service")  # a namespace has the mounts that were there before it
     with ExitStack() as stack:
         network = stack.enter_context(own_network(*services))
-        here = Composed(about, images, network, folder, env)
+        here = Composed(about, images, network, folder)
         done: list[str] = []
         while len(done) < len(services):
             name = next(

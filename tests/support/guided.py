@@ -23,7 +23,12 @@ from support.vllm import ROOT
 PATH = "/opt/aotcache/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 URL = "http://127.0.0.1:8750"
 OTHER = "127.0.0.9"
-UNIT = ROOT / "deploy" / "systemd" / "aotcache.service"
+UNITS = ROOT / "deploy" / "systemd"
+# What systemd does before it starts the watcher: its directory, copies of what root alone reads.
+CREDENTIALS = """
+install -d -o vllm /run/credentials /var/cache/vllm
+install -o vllm -m 0400 /etc/aotcache/token /etc/aotcache/signing.pem /run/credentials
+"""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,13 @@ class Guided:
     def follow(self, page: str, **variables: str) -> Iterator[str]:
         """Run the page's next block with each step, and give what it printed."""
         said = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
-        self.machine.shell("rm -f /tmp/variables")
+        forget = "trap - EXIT; rm -f /tmp/variables"
+        self.machine.shell(forget)
         self.machine.shell(f"cd /repo\nPATH={PATH}\n{said}")
         for block in blocks(f"guides/{page}.md"):
             done = self.machine.shell(block, outside="pip " in block and "--no-index" not in block)
             yield done.stdout + done.stderr
+        self.machine.shell(forget)
 
     def shell(self, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.machine.shell(f"PATH={PATH}\n{script}", check=check)
@@ -103,13 +110,31 @@ def installed(new_machine: Guided) -> Guided:
     page = new_machine.follow("single-machine")
     next(page)  # installs
     next(page)  # a user, tokens
-    (program,) = re.findall(r"^ExecStart=(.*)$", UNIT.read_text(), re.MULTILINE)
-    with new_machine.runs("runuser", "-u", "aotcache", "--", *program.split()):
+    with new_machine.runs("runuser", "-u", "aotcache", "--", *program("aotcache").split()):
         said = next(page)
         assert "status: ready" in said
         assert "trusts" in said
         published = next(page)
         assert published.count("vllm-aot") >= 2, published
+        next(page)  # what the watcher's unit reads
+        assert "published" in watched(new_machine)
         assert "trees" in next(page)
         assert list(page) == []
     return new_machine
+
+
+def program(unit: str) -> str:
+    (found,) = re.findall(
+        r"^ExecStart=(.*)$", (UNITS / f"{unit}.service").read_text(), re.MULTILINE
+    )
+    return found
+
+
+def watched(machine: Guided) -> str:
+    """What the watcher says of a tree, run as its unit has it."""
+    small_tree(machine.folder / "compiled", name="watched")
+    machine.shell(f"{CREDENTIALS}cp -r {machine.folder}/compiled/. /var/cache/vllm/")
+    machine.shell("chown -R vllm /var/cache/vllm")
+    words = program("aotcache-watch").replace("%d", "/run/credentials")
+    clean = "runuser -u vllm -- env -i $(cat /etc/aotcache/node.env)"
+    return machine.shell(f"{clean} {words} --once 2>&1").stdout
