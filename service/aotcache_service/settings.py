@@ -16,7 +16,8 @@ DEFAULT_TOKEN_RATE = 1000
 DEFAULT_QUARANTINE_NODES = 3
 DEFAULT_COLLECT_HOURS = 24
 DEFAULT_GRACE_HOURS = 24
-DEFAULT_LEASE_SECONDS = 15
+# Longer than a call may take with its repeats, and than a database takes to fail over.
+DEFAULT_LEASE_SECONDS = 60
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600  # S3's own bound
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from aotcache.protocol.names import VLLM_AOT
+from aotcache.protocol.names import SHARED, VLLM_AOT
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.leases import AskLease, EndLease, new_holder
@@ -134,7 +134,11 @@ def test_a_publish_ends_it(database: Database, store: DirectStore, any_cpu: bool
     own = replace(PLATFORM, cpu="c" * 16)
     ask(database, wanted(ONE, platform=own))
     ask(database, wanted(ONE, platform=own, part="rank_1_0-d0"))
-    publish(database, store, part=RANK, platform=PLATFORM if any_cpu else own)
+    platform = PLATFORM if any_cpu else own
+    publish(database, store, part=RANK, platform=platform)
+    # It cannot be pulled without what all share, which another rank is still writing.
+    assert len(held(database)) == 2
+    publish(database, store, part=SHARED, platform=platform)
     assert held(database) == {name_of(wanted(platform=own, part="rank_1_0-d0"))}
 
 

@@ -19,7 +19,7 @@ from fleet.plan import COMPILED, HIT, WAITED, Job
 # Calls that are answered inside the writers' lock, or write once they know the answer.
 WRITES = {"outcome": 1, "explain": 1, "granted": 2, "kept": 1, "publish": 2}
 HELD_POLL = 20.0  # seconds of one question of who waits (sync/leases.py)
-BEAT = 5.0  # seconds between two questions of who compiles
+BEAT = 20.0  # seconds between two questions of who compiles
 
 Steps = Generator[Any, Any, None]
 

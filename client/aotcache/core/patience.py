@@ -13,11 +13,14 @@ def why_not(held: Lease, waited: float, left: float) -> str:
     far, left: that are allowed.
 
     Where it is not known how long compiling takes, all that is allowed. Else never longer than
-    compiling here would have taken, and not at all where it is not expected in time."""
+    compiling here would have taken, and not at all where it is not expected in time or compiling
+    is soon done."""
     if left <= 0:
         return f"waited {waited:.0f} s"
     if held.compile_seconds is None:
         return ""
+    if held.compile_seconds < AFTERWARDS:
+        return f"compiling takes {held.compile_seconds:.0f} s, less than to wait for it"
     whole = held.compile_seconds + AFTERWARDS
     if waited > whole:
         return f"waited {waited:.0f} s, and compiling took {held.compile_seconds:.0f} s before"

@@ -9,6 +9,7 @@ into the tree stays on one file system.
     .aotcache/manifests/{tree}/{target}/       {part}.manifest: the newest this node has pulled from
                                                or published to a target
     .aotcache/journal/{tree}.json              packs an interrupted publish has put already
+    .aotcache/unpublished/{tree}               why the last publish failed
     .aotcache/memo/{tree}.json                 digests of files that have not changed since
     .aotcache/seen/{tree}/                     the directories of a tree that was stored whole, a
                                                file for each place
@@ -76,6 +77,10 @@ class TreeState(msgspec.Struct, frozen=True):
     @property
     def journal(self) -> str:
         return self._path("journal", ".json")
+
+    @property
+    def unpublished(self) -> str:
+        return self._path("unpublished")
 
     @property
     def memo(self) -> str:

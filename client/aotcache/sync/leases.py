@@ -28,19 +28,23 @@ from aotcache.settings import LINGER
 logger = logging.getLogger(__name__)
 
 _POLL = 20.0  # seconds of one question, less than a connection may be silent
-_PAUSE = 0.5
-_GONE = 15.0  # seconds for which nobody answers who waits
+_PAUSE = 0.5  # at the least, and twice as long at the most: not all at once
+_GONE = 60.0  # seconds for which nobody answers who waits; a database fails over in fewer
+_LOOK = 1.0  # between looks whether the publish of what is compiled has failed
+_AGAIN = 2.0  # until a lease is renewed again, where that failed
 
 
 @dataclass(slots=True)
 class _Lease:
-    """compiled: until when it is kept for whoever publishes, and the file that shows that there is
-    something to publish."""
+    """renew: when. until: when it is compiled, how long it is kept for whoever publishes; shown_by:
+    the file that shows that there is something to publish, failed: whether that failed."""
 
     asked: AskLease
     seconds: int
+    renew: float
     until: float | None = None
     shown_by: str = ""
+    failed: Callable[[], bool] = lambda: False
 
 
 class Leases:
@@ -91,7 +95,7 @@ class Leases:
                 # A replica that ends; who has begun to wait finds another, or the same again.
                 if not told or sent - answered > _GONE:
                     raise
-                time.sleep(_PAUSE)
+                _pause()
                 continue
             except VersionError as error:
                 return FREE, f"nobody is waited for: {error}"
@@ -106,15 +110,24 @@ class Leases:
                 waiting(found)
                 told = True
             elif answered - sent < min(poll, _PAUSE):
-                time.sleep(_PAUSE)  # the service ends, and has nobody wait
+                _pause()  # the service ends, and has nobody wait
 
-    def compiled(self, lookup: Lookup, part: str, shown_by: str) -> None:
-        """It is: keep it until it is published, as long as that may take. shown_by: a file that is
-        there then; if it is not when `finish` is called, there is nothing to wait for."""
+    def compiled(
+        self,
+        lookup: Lookup,
+        part: str,
+        shown_by: str,
+        failed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """It is: keep it until it is published, as long as that may take, or has `failed`, which is
+        asked now and then. shown_by: a file that is there then; if it is not when `finish` is
+        called, there is nothing to wait for."""
         with self._lock:
             held = self._held.get((lookup.hash, part))
             if held is not None:
                 held.until, held.shown_by = time.monotonic() + LINGER, shown_by
+                held.failed = failed
+        self._wake.set()
 
     def let_go(self, lookup: Lookup, part: str) -> None:
         """It is not compiled here: somebody else may, at once."""
@@ -141,7 +154,8 @@ class Leases:
 
     def _hold(self, asked: AskLease, seconds: int) -> None:
         with self._lock:
-            self._held[asked.lookup.hash, asked.part] = _Lease(asked, seconds)
+            due = time.monotonic() + seconds / 3
+            self._held[asked.lookup.hash, asked.part] = _Lease(asked, seconds, due)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._keep, name="aotcache-leases", daemon=True
@@ -159,13 +173,19 @@ class Leases:
                 if not kept:
                     self._thread = None
                     return
-            woken = self._wake.wait(min(held.seconds for held in kept.values()) / 3)
+            due = min(held.renew for held in kept.values()) - now
+            if any(held.until is not None for held in kept.values()):
+                due = min(due, _LOOK)
+            self._wake.wait(max(0.0, due))
             self._wake.clear()
-            if not woken:
-                for name, held in kept.items():
-                    self._renew(name, held)
+            for held in kept.values():
+                if held.until is not None and held.failed():
+                    self.let_go(held.asked.lookup, held.asked.part)
+                elif held.renew <= time.monotonic():
+                    self._renew(held)
 
-    def _renew(self, name: tuple[str, str], held: _Lease) -> None:
+    def _renew(self, held: _Lease) -> None:
+        name = held.asked.lookup.hash, held.asked.part
         with self._telling:
             with self._lock:
                 if self._held.get(name) is not held:
@@ -174,7 +194,9 @@ class Leases:
                 found = self._index.lease(held.asked)
             except AotcacheError as error:
                 logger.debug("a lease may end: %s", error)
+                held.renew = time.monotonic() + min(_AGAIN, held.seconds / 3)
                 return
+            held.renew = time.monotonic() + held.seconds / 3
             with self._lock:
                 if found.state != GRANTED and self._held.get(name) is held:
                     del self._held[name]
@@ -188,3 +210,7 @@ class Leases:
                 )
             except AotcacheError as error:
                 logger.debug("a lease ends by itself: %s", error)
+
+
+def _pause() -> None:
+    time.sleep(_PAUSE * (1 + os.urandom(1)[0] / 255))

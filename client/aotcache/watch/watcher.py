@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from aotcache.core.settling import State
 from aotcache.errors import AotcacheError, FormatError, LocalError
 from aotcache.local.records import read_records
-from aotcache.local.state import TreeState, target_of
+from aotcache.local.state import TreeState, target_of, write_whole
 from aotcache.probe.trees import FoundTree, LeftOut, TreeScan, find_trees, tree_folders
 from aotcache.protocol.manifest import Statement, decode_manifest
 from aotcache.protocol.names import SHARED, part_directory
@@ -189,6 +189,9 @@ class Watcher:
 
     def _failed(self, watched: _Watched, error: AotcacheError) -> None:
         self.failed[watched.tree.path] = str(error)
+        with suppress(LocalError):
+            # Nodes that wait for this one's compile need not wait for what is not published.
+            write_whole(TreeState(watched.tree.path).unpublished, str(error).encode())
         if self._again:  # what `once` leaves, its caller says
             logger.warning("not published, again in %.0f s: %s", watched.retry, error)
         watched.active = True
@@ -218,6 +221,8 @@ class Watcher:
             self._failed(watched, error)
             return
         watched.retry = _FIRST_RETRY
+        with suppress(OSError, LocalError):
+            os.unlink(TreeState(tree.path).unpublished)
         offered |= {file.path for file in scan.files if file.part_dir in folders}
         self._name_left_out(watched, result.left_out)
         self.published(result)

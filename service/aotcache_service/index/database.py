@@ -22,8 +22,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
 
 from aotcache.errors import UnavailableError, UsageError
@@ -92,6 +92,7 @@ class Database:
                 ) from error
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
             event.listen(self._engine, "connect", _prepare_postgres)
+            event.listen(self._engine, "handle_error", _leave)
         else:
             raise UsageError(
                 f"the index lies in SQLite or PostgreSQL, not in {parsed.get_backend_name()}"
@@ -209,6 +210,19 @@ def _prepare_postgres(connection: Any, _record: Any) -> None:
         f"SET idle_in_transaction_session_timeout = '{4 * BUSY_SECONDS}s'"
     )
     connection.commit()
+
+
+# Of a server that became a standby, and of a connection that it has ended: another one is needed.
+_OVER = {"25006", "25P03"}
+
+
+def _leave(context: ExceptionContext) -> OperationalError | None:
+    """Give up the pool's connections, as where the server is gone: it may be another one now."""
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) not in _OVER:
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, context.parameters, error)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

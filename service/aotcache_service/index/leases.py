@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
-from aotcache.protocol.names import TreeKey
+from aotcache.protocol.names import SHARED, TreeKey
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.leases import AskLease, EndLease
 
@@ -126,14 +126,17 @@ def end(database: Database, asked: EndLease) -> bool:
         return done.rowcount > 0
 
 
-def end_published(db: Session, tree: TreeKey, part: str) -> None:
-    """Nobody need wait any more for a part that is stored."""
+def end_published(db: Session, tree: TreeKey, parts: Collection[str]) -> None:
+    """Nobody need wait any more for a part that is stored, once what all share is stored as well:
+    without that it cannot be pulled. parts: of the tree that are stored now."""
+    if SHARED not in parts:
+        return
     db.execute(
         delete(LeaseRow).where(
             LeaseRow.hash == tree.hash,
             LeaseRow.namespace == tree.namespace,
             LeaseRow.layout == tree.layout,
-            LeaseRow.part == part,
+            LeaseRow.part.in_(parts),
             or_(LeaseRow.platform_id == tree.platform, LeaseRow.any_cpu == tree.platform),
         )
     )

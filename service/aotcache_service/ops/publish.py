@@ -158,7 +158,7 @@ def _commit(
             publishing.require_base(db, name, manifest)
             _refuse_quarantined(db, manifest)
             write.add_part(db, manifest, stored)
-            leases.end_published(db, tree, part)
+            leases.end_published(db, tree, {*newest, part})
         db.delete(session)
         size = sum(stored[name] for name in brought)
         history.add(db, {history.place(namespace, history.PUBLISHED, now): size})

@@ -27,6 +27,8 @@ def lease(elapsed: float, compile_seconds: float | None) -> Lease:
         # Compiling here is done before that is.
         (lease(0, 100), 0, 60, "gpu-1 will need 110 s more, and 60 s are left to wait"),
         (lease(0, 40), 0, 40, "gpu-1 will need 50 s more"),
+        # It is done as soon.
+        (lease(0, 3), 0, 60, "compiling takes 3 s, less than to wait for it"),
         # Slower than it was: as long as compiling here would have taken, and no longer.
         (lease(70, 40), 30, 300, ""),
         (lease(70, 40), 40 + AFTERWARDS + 1, 300, "and compiling took 40 s before"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from aotcache.errors import UnavailableError
@@ -18,6 +21,7 @@ from aotcache.protocol.names import SHARED
 from aotcache.protocol.v1.leases import FREE, GRANTED, HELD, STORED, AskLease, Lease
 from aotcache.protocol.v1.lookup import Lookup
 from aotcache.remote.index import Index
+from aotcache.sync import leases
 from aotcache.sync.leases import Leases
 from support.process import free_ports
 from support.site import Service, aotcache, printed, publish_tree, run
@@ -181,9 +185,32 @@ def test_a_restart_of_the_service_loses_no_lease(
     assert waiting.result(5) == (GRANTED, "")
 
 
-def test_a_service_that_ends_has_nobody_wait(
-    leasing: Service, waiting: Future[tuple[str, str]]
+def test_who_waits_and_goes_away_is_given_nothing(
+    leasing: Service, nodes: tuple[Node, Node]
 ) -> None:
+    """Its connection ends in the middle of its question."""
+    first, second = nodes
+    assert first.turn() == (GRANTED, "")
+    gone = AskLease(lookup=first.lookup, part=PART, holder="f" * 32, wait=20)
+    address = urlsplit(leasing.url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=SOON)
+    connection.request(
+        "POST",
+        "/v1/leases",
+        msgspec.json.encode(gone),
+        {"Content-Type": "application/json", "AOTCACHE-API": "1"},
+    )
+    time.sleep(1)
+    connection.close()
+    first.leases.let_go(first.lookup, PART)
+    assert second.turn(budget=0.5) == (GRANTED, "")
+    second.leases.finish()
+
+
+def test_a_service_that_ends_has_nobody_wait(
+    leasing: Service, waiting: Future[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_GONE", 3.0)
     begin = time.monotonic()
     leasing.stop()
     assert time.monotonic() - begin < 5

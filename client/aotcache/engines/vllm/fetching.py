@@ -19,6 +19,7 @@ from aotcache.settings import LINGER
 logger = logging.getLogger("vllm.aotcache")
 
 _LATE = 5.0  # seconds that the last answer may come after a wait
+_LEAST = 2.0  # seconds for the pull after it
 
 
 class Fetching:
@@ -83,6 +84,8 @@ class Fetching:
         to be compiled, and where this node publishes others wait for that until `compiled`."""
         if self.closed or self.failed or self.waiting.left <= 0:
             return False
+        if self.budget.left < _LEAST:
+            return False  # what others publish could not be pulled any more
         job = Wait(
             cache_root=known.cache_root,
             namespace=self.namespace,
@@ -125,12 +128,12 @@ class Fetching:
                 settings.WAIT,
             )
 
-    def compiled(self, hash: str) -> None:
-        """Let others wait until it is published."""
+    def compiled(self, hash: str, *, published: bool) -> None:
+        """Let others wait until it is published, or no more where nothing publishes it."""
         if hash not in self._leased:
             return
         try:
-            self._companion.say(Compiled(hash=hash))
+            self._companion.say(Compiled(hash=hash, published=published))
         except OSError as error:
             logger.debug("aotcache: nobody waits for %s any more: %s", hash[:12], error)
 

@@ -42,9 +42,11 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The tree of `hash` was compiled, and is to be published. Not answered."""
+    """The tree of `hash` was compiled, and is to be published; not `published`: it will not be. Not
+    answered."""
 
     hash: str
+    published: bool = True
 
 
 class Brought(msgspec.Struct, frozen=True, kw_only=True):

@@ -207,12 +207,12 @@ class Start:
             module.load_seconds += seconds
             return
         module.compiled, module.compile_seconds = True, seconds
-        self._fetching.compiled(module.hash)
         if disk.other_graph(module.note, self._facts):
             # What lies there now is this start's own.
             disk.forget(module.tree_path, self._facts.part)
             module.note = None
-        self._offer([module])
+        published = self._offer([module])
+        self._fetching.compiled(module.hash, published=published)
 
     @contextmanager
     def running(self, *, first: bool = False) -> Iterator[None]:
@@ -258,9 +258,9 @@ class Start:
         fetched.end(self._facts.cache_root, tell=disk.has_outcomes(self._facts.cache_root))
         self._offer(self._modules)
 
-    def _offer(self, modules: Sequence[Module]) -> None:
-        """Write the records of modules, and have what is new published. It loads as well without:
-        a cache root that only another user may write to, say."""
+    def _offer(self, modules: Sequence[Module]) -> bool:
+        """Write the records of modules, and have what is new published; whether it will be. It
+        loads as well without: a cache root that only another user may write to, say."""
         assert self._facts is not None
         assert self._publisher is not None
         try:
@@ -272,6 +272,8 @@ class Start:
                 self._warn(f"nothing is published from here: {error}")
             else:
                 logger.debug("aotcache: no record is kept here: %s", error)
+            return False
+        return self._publisher.wanted
 
     def _trees(self) -> list[TreeUsed]:
         assert self._facts is not None

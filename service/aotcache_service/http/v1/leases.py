@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from aotcache.protocol.v1.leases import (
@@ -32,6 +32,7 @@ router = APIRouter(tags=["leases"])
 
 @router.post("/leases", responses=problems(400, 413))
 async def ask_lease(
+    request: Request,
     asked: AskLease,
     context: ContextDep,
     caller: CallerDep,
@@ -50,6 +51,8 @@ async def ask_lease(
         if found.state != HELD or left <= 0 or context.waiting.closed:
             break
         await context.waiting.for_end(leases.name_of(asked), left)
+        if await request.is_disconnected():
+            break  # who is gone would compile nothing, and others would wait for it
     LEASES.labels(found.state).inc()
     return found
 

@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from aotcache import settings
+from aotcache.core.trust import TrustPolicy
 from aotcache.engines.vllm.facts import Detected, Facts
 from aotcache.engines.vllm.fetching import Fetching
+from aotcache.net.http import HttpClient
 from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import SHARED, VLLM_AOT
+from aotcache.remote.index import Index
+from aotcache.storage import http_store
+from aotcache.sync.site import Site
+from aotcache.watch.watcher import Watcher
 from support.site import Service, publish_tree, run
 from support.small import add, record, small_tree
 from support.trees import H100, RECIPE
@@ -108,7 +114,7 @@ def test_what_is_compiled_is_waited_for_after_the_engine_has_ended(
     first, second = nodes
     assert not first.turn(tree.hash)
     add(tree_path(str(first.root), VLLM_AOT, tree.hash), "rank_0_0/model", b"model")
-    first.fetching.compiled(tree.hash)
+    first.fetching.compiled(tree.hash, published=True)
     process = first.fetching._companion._process
     assert process is not None
     first.fetching.end(str(first.root), tell=False)
@@ -120,6 +126,49 @@ def test_what_is_compiled_is_waited_for_after_the_engine_has_ended(
     second.fetching.ask(second.facts, tree.hash)
     second.fetching.collect()
     assert second.fetching.brought
+
+
+@pytest.mark.parametrize("leasing", [LONG], indirect=True)
+@pytest.mark.usefixtures("leasing")
+def test_what_nothing_publishes_is_not_waited_for(
+    nodes: tuple[Node, Node], tree: FoundTree
+) -> None:
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    first.fetching.compiled(tree.hash, published=False)
+    assert not second.turn(tree.hash)
+    assert second.fetching.waiting.waited < SOON
+
+
+@pytest.mark.parametrize("leasing", [LONG], indirect=True)
+@pytest.mark.usefixtures("leasing")
+def test_a_publish_that_fails_is_not_waited_for(nodes: tuple[Node, Node], tree: FoundTree) -> None:
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    compiled = add(tree_path(str(first.root), VLLM_AOT, tree.hash), "rank_0_0/model", b"model")
+    first.fetching.compiled(tree.hash, published=True)
+    small_tree(first.root)
+    away = HttpClient("http://127.0.0.1:9", retries=0)
+    site = Site(index=Index(away), store=http_store(away), policy=TrustPolicy("unsigned"))
+    watcher = Watcher(site, "default", str(first.root))
+    watcher.once()
+    assert compiled.exists()
+    assert watcher.failed
+    assert not second.turn(tree.hash)
+    assert second.fetching.waiting.waited < SOON
+
+
+@pytest.mark.usefixtures("leasing")
+def test_what_could_not_be_pulled_any_more_is_not_waited_for(
+    nodes: tuple[Node, Node], tree: FoundTree
+) -> None:
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    second.fetching.ask(second.facts, tree.hash)
+    second.fetching.collect()
+    second.fetching.budget.total = 0.5
+    assert not second.fetching.turn(second.facts, tree.hash)
+    assert not second.fetching.waited_for
 
 
 def test_who_waits_says_so_and_pulls(

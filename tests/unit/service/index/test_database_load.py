@@ -103,6 +103,24 @@ def test_a_replica_that_stops_within_a_transaction_loses_its_lock(
     other.close()
 
 
+def test_a_server_that_became_a_standby_is_left(postgres_url: str) -> None:
+    """Once it has writers again they are found, by connections that were not there before."""
+    database = Database(postgres_url)
+    database.migrate()
+    name, make = postgres_url.rpartition("/")[2], text("CREATE TABLE made ()")
+    mode = f'ALTER DATABASE "{name}" SET default_transaction_read_only = '
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as server:
+        server.execute(mode + "on")
+        database._engine.dispose()
+        with pytest.raises(OperationalError, match="read-only"), database.write() as db:
+            db.execute(make)
+        server.execute("SET default_transaction_read_only = off")
+        server.execute(mode + "off")
+    with database.write() as db:
+        db.execute(make)
+    database.close()
+
+
 def test_a_second_replica_waits_for_a_long_migration(short: float, postgres_url: str) -> None:
     first, second = Database(postgres_url), Database(postgres_url)
     with ThreadPoolExecutor(1) as pool:

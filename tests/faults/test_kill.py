@@ -22,6 +22,7 @@ from aotcache.remote.index import Index
 from aotcache.storage import http_store
 from aotcache.sync.pull import Pulled, pull
 from aotcache.sync.site import Site
+from support.fault_table import Table
 from support.killing import killed_before, run_service
 from support.site import Service, publish_tree, pull_tree
 from support.trees import H100, contents, copy_kernels, make_ranks
@@ -66,8 +67,10 @@ def _equal(found: Pulled | Miss, tree: FoundTree) -> None:
     assert all(there[p] == expected[p] for p in expected if "__grp__" not in p)
 
 
-def test_a_publisher_that_is_killed(service: Service, tree: FoundTree, tmp_path: Path) -> None:
-    packs = None
+def test_a_publisher_that_is_killed(
+    service: Service, tree: FoundTree, tmp_path: Path, table: Table
+) -> None:
+    packs, longest = None, 0.0
     for last in itertools.count(1):
         namespace = f"kill-{last}"
         node = tmp_path / f"node{last}"
@@ -80,7 +83,9 @@ def test_a_publisher_that_is_killed(service: Service, tree: FoundTree, tmp_path:
         killed = killed_before(last, below, operation)
         site = service.site()
         _whole_or_nothing(_pull(service, copy, namespace, tmp_path / f"early{last}"), copy)
+        begin = time.monotonic()
         publish_tree(site, copy, namespace=namespace)
+        longest = max(longest, time.monotonic() - begin)
         _equal(_pull(service, copy, namespace, tmp_path / f"late{last}"), copy)
         stored = [found.key for found in site.store.list(f"{namespace}/packs/")]
         packs = packs or len(stored)
@@ -88,6 +93,8 @@ def test_a_publisher_that_is_killed(service: Service, tree: FoundTree, tmp_path:
         if not killed:
             break
     assert last > 20
+    steps = f"a publisher killed before each of its {last - 1} steps"
+    table.row(steps, "a miss, or parts that are whole", longest)
 
 
 def _pull(service: Service, tree: FoundTree, namespace: str, root: Path) -> Pulled | Miss:
@@ -103,7 +110,10 @@ def _copy(tree: FoundTree, old: Path, new: Path) -> FoundTree:
     return FoundTree(tree.layout, tree.hash, tree.path.replace(str(old), str(new)))
 
 
-def test_a_puller_that_is_killed(service: Service, tree: FoundTree, tmp_path: Path) -> None:
+def test_a_puller_that_is_killed(
+    service: Service, tree: FoundTree, tmp_path: Path, table: Table
+) -> None:
+    longest = 0.0
     publish_tree(service.site(), tree)
     expected = contents(tree.path)
     for last in itertools.count(1):
@@ -121,11 +131,15 @@ def test_a_puller_that_is_killed(service: Service, tree: FoundTree, tmp_path: Pa
         if any(path.endswith("/model") for path in there):
             shared = {path for path in expected if path.startswith("inductor_cache/")}
             assert shared <= set(there), f"step {last}: a model before what it leads to"
+        begin = time.monotonic()
         _equal(pull_tree(service.site(), tree, H100, root), tree)
+        longest = max(longest, time.monotonic() - begin)
         assert not (place.parent / ".aotcache/staging" / tree.hash).exists()
         if not killed:
             break
     assert last > 30
+    steps = f"a puller killed before each of its {last - 1} steps"
+    table.row(steps, "files and kernels that are whole, a model last", longest)
 
 
 def _kernels_are_whole(place: Path, expected: dict[str, bytes]) -> None:
