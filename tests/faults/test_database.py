@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from support.faults import Fleet, Traffic, last_line
 from support.postgres import new_cluster
 from support.s3 import S3Server
 from support.site import run
+from support.waiters import waiters
 
+FAILOVER = 25.0  # seconds, as a managed PostgreSQL takes
 SAID = "the index's database does not answer: try again"
 
 
@@ -44,3 +47,21 @@ def test_postgresql_is_restarted(seaweedfs: S3Server, tmp_path: Path, table: Tab
         fleet.check_nothing_lost()
     table.row("PostgreSQL restarted: `pull`, `push`", failed, seconds)
     table.row("PostgreSQL restarted: `exec`", program, seconds)
+
+
+def test_postgresql_is_away_under_who_waits_for_a_lease(tmp_path: Path, table: Table) -> None:
+    """As while it fails over: its holder keeps the lease, and the others wait on."""
+    with new_cluster() as cluster, ExitStack() as service, ExitStack() as database:
+        server = database.enter_context(cluster.running(signal.SIGQUIT))
+        settings = {"AOTCACHE_DATABASE_URL": server.fresh_url()}
+        url = service.enter_context(run(tmp_path / "service", env=settings)).url
+        with waiters(url) as waiting:
+            database.close()
+            time.sleep(FAILOVER)
+            waiting.check_they_wait()
+            database.enter_context(cluster.running(signal.SIGQUIT))
+            time.sleep(5)
+            waiting.check_they_wait()
+            seconds = waiting.seconds_to_end()
+    fault = f"PostgreSQL away for {FAILOVER:.0f} s under nodes that wait for a lease"
+    table.row(fault, "they wait on", seconds)

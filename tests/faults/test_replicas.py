@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from aotcache.net.http import HttpClient
-from aotcache.protocol.v1.leases import FREE, GRANTED, Lease
-from aotcache.protocol.v1.lookup import Lookup
-from aotcache.remote.index import Index
-from aotcache.sync.leases import Leases
 from support.fault_table import Table
 from support.faults import Fleet, Traffic
 from support.haproxy import balanced
 from support.process import free_ports
 from support.s3 import S3Server
 from support.site import Service, run
-from support.stored import HASH, PLATFORM, RANK
+from support.waiters import waiters
 
 LEASE_SECONDS = 8
 
@@ -70,27 +64,9 @@ def test_replicas_are_killed(replicas: Replicas, tmp_path: Path, table: Table) -
 
 def test_a_replica_is_killed_under_who_waits_for_a_lease(replicas: Replicas, table: Table) -> None:
     """Its holder keeps it, and the others wait on, with the replica that is left."""
-    lookup = Lookup(layout="vllm-aot", hash=HASH, platform=PLATFORM)
-    clients = [HttpClient(replicas.url) for _ in range(5)]
-    holder, *others = (Leases(Index(client)) for client in clients)
-    told: list[Lease] = []
-    with ThreadPoolExecutor() as pool:
-        assert holder.turn(lookup, RANK, budget=60, hold=True)[0] == GRANTED
-        waiting = [
-            pool.submit(one.turn, lookup, RANK, budget=60, hold=False, waiting=told.append)
-            for one in others
-        ]
-        while len(told) < len(others):
-            assert not any(future.done() for future in waiting)
-            time.sleep(0.02)
+    with waiters(replicas.url) as waiting:
         replicas.both[0].kill()
         time.sleep(LEASE_SECONDS)
-        assert not any(future.done() for future in waiting)
-        holder.let_go(lookup, RANK)
-        begin = time.monotonic()
-        # Nobody waits any more, and nobody has an error.
-        assert {future.result() for future in waiting} == {(FREE, "")}
-    seconds = time.monotonic() - begin
-    for client in clients:
-        client.close()
+        waiting.check_they_wait()
+        seconds = waiting.seconds_to_end()
     table.row("a replica killed under nodes that wait for a lease", "they wait on", seconds)
