@@ -13,7 +13,7 @@ from pathlib import Path
 from aotcache.net.http import HttpClient
 from aotcache.protocol.names import SHARED, VLLM_AOT, pack_key
 from aotcache.protocol.v1.explain import Explain
-from aotcache.protocol.v1.leases import AskLease, new_holder
+from aotcache.protocol.v1.leases import HELD, AskLease, new_holder
 from aotcache.protocol.v1.lookup import Hit, Lookup
 from aotcache.protocol.v1.outcomes import LOADED, Outcome
 from aotcache.protocol.v1.recipes import RecipeLookup
@@ -70,6 +70,9 @@ def costs(servers: Servers, folder: Path, trees: Trees) -> dict[str, Cost]:
         one = Lookup(layout=VLLM_AOT, hash=hash_of(f"lease {number}"), platform=H100)
         index.lease(AskLease(lookup=one, part=PART, holder=new_holder(), recipe=recipe))
 
+    def held(index: Index) -> None:
+        assert index.lease(AskLease(lookup=unknown, part=PART)).state == HELD
+
     def presigned(client: HttpClient) -> None:
         presigned_store(client).expect(packs)
 
@@ -86,7 +89,7 @@ def costs(servers: Servers, folder: Path, trees: Trees) -> dict[str, Cost]:
         "recipe": lambda client, _: Index(client).lookup_recipe(asked),
         "lookup": lambda client, _: Index(client).lookup(lookup),
         "miss": lambda client, _: Index(client).lookup(unknown),
-        "held": lambda client, _: Index(client).lease(AskLease(lookup=unknown, part=PART)),
+        "held": lambda client, _: held(Index(client)),
         "granted": lambda client, n: granted(Index(client), n),
         "kept": lambda client, n: Index(client).lease(beats[n % THREADS]),
         "manifest": lambda client, _: presigned_store(client).get(manifest),
