@@ -119,7 +119,7 @@ lint: env ## check style, types and import rules
 	$(BIN)/lint-imports
 
 LOCK := deploy/requirements.lock
-UV_LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11
+UV_LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11
 
 lock: env ## resolve what the images install, with hashes
 	$(BIN)/python -m pip install --quiet --group audit
@@ -131,7 +131,7 @@ lock: env ## resolve what the images install, with hashes
 
 audit: env ## ask PyPI for known vulnerabilities of what the lock files name
 	$(BIN)/python -m pip install --quiet --group audit
-	$(BIN)/pip-audit --require-hashes --disable-pip $(addprefix --requirement ,$(wildcard deploy/*.lock))
+	for lock in deploy/*.lock; do $(BIN)/pip-audit --require-hashes --disable-pip --requirement $$lock || exit; done
 
 .PHONY: release
 release: env ## make sdist, wheel and bill of materials in dist/, twice, and try the wheel
