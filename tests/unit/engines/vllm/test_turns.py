@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,9 @@ from aotcache.remote.index import Index
 from aotcache.storage import http_store
 from aotcache.sync.site import Site
 from aotcache.watch.watcher import Watcher
+from aotcache_service.http.waiting import LOOK_SECONDS
 from support.site import Service, publish_tree, run
-from support.small import add, record, small_tree
+from support.small import LONG_AGO, add, record, small_tree
 from support.trees import H100, RECIPE
 
 PART = "rank_0_0-d0"
@@ -61,11 +63,11 @@ class Node:
             expected_parts=(SHARED, PART),
         )
 
-    def turn(self, tree_hash: str) -> bool:
+    def turn(self, tree_hash: str, reason: str = "unknown_hash") -> bool:
         """After a miss, as a start does it."""
         self.fetching.ask(self.facts, tree_hash)
         self.fetching.collect()
-        assert self.fetching.why.startswith("unknown_hash"), self.fetching.why
+        assert self.fetching.why.startswith(reason), self.fetching.why
         return self.fetching.turn(self.facts, tree_hash)
 
 
@@ -123,6 +125,40 @@ def test_what_is_compiled_is_waited_for_after_the_engine_has_ended(
     record(Path(tree.path), PART, recipe=RECIPE)
     publish_tree(leasing.site(), tree)
     assert process.wait(SOON) == 0
+    second.fetching.ask(second.facts, tree.hash)
+    second.fetching.collect()
+    assert second.fetching.brought
+
+
+@pytest.mark.parametrize("leasing", [LONG], indirect=True)
+def test_a_rank_that_is_published_before_what_all_share_is_waited_for(
+    leasing: Service, nodes: tuple[Node, Node], tree: FoundTree
+) -> None:
+    """Another rank of its node still compiles, and writes there."""
+    first, second = nodes
+    assert not first.turn(tree.hash)
+    small_tree(first.root, ranks=(0, 1))
+    first.fetching.compiled(tree.hash, published=True)
+    kernel = Path(tree_path(str(first.root), VLLM_AOT, tree.hash)) / "inductor_cache/ab/cghijkl.py"
+    watcher = Watcher(leasing.site(), "default", str(first.root), quiet=30.0)
+
+    def publishes() -> None:
+        kernel.write_bytes(b"# of rank 1\n")
+        watcher.once(timeout=0.0)
+        (found,) = leasing.site().index.tree(tree.hash).trees
+        assert {part.part for part in found.parts} == {PART, "rank_1_0-d1"}
+        while not second.fetching.waited_for:
+            time.sleep(0.01)
+        time.sleep(2 * LOOK_SECONDS)
+        os.utime(kernel, (LONG_AGO, LONG_AGO))
+        Watcher(leasing.site(), "default", str(first.root)).once()
+
+    with ThreadPoolExecutor(1) as pool:
+        published = pool.submit(publishes)
+        while not leasing.site().index.trees().trees and not published.done():
+            time.sleep(0.05)
+        assert second.turn(tree.hash, "part_missing")
+        published.result()
     second.fetching.ask(second.facts, tree.hash)
     second.fetching.collect()
     assert second.fetching.brought
