@@ -29,8 +29,9 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 class Prefix:
     """A blob that frames are compressed against, piece by piece."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
-        self.digest = digest_of(data)
+    def __init__(self, data: bytes | bytearray, digest: str = "") -> None:
+        """digest: of the data, where it was made sure already."""
+        self.digest = digest or digest_of(data)
         self.size = len(data)
         self.data = memoryview(data)
 

@@ -9,6 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, Threa
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
+from blake3 import blake3
+
 from aotcache.core.framing import Prefix, digest_of
 from aotcache.core.pack import decompress
 from aotcache.core.places import Job, PlacedFrame, Places, plan_jobs
@@ -48,9 +50,6 @@ class Fetcher:
         self._moved = moved
         self._near = near
         self._prefixes = Prefixes()
-        # Threads wait for bytes, and one more than there are processors for the interpreter's lock;
-        # still more of them at work get in each other's way.
-        self._at_work = threading.Semaphore((os.cpu_count() or 2) + 1)
 
     def plan(self, digests: Iterable[str]) -> list[Job]:
         return plan_jobs(self._places, digests, _STORED_JOB, _RAW_JOB)
@@ -71,7 +70,8 @@ class Fetcher:
         tasks = [self._tasks(jobs, consume, wanted) for jobs in batches]
         packs = {task.job.pack for batch in tasks for task in batch}
         self._store.expect(pack_key(self._namespace, pack) for pack in packs)
-        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="aotcache-fetch") as pool:
+        threads = len(batches) * _CONNECTIONS
+        with ThreadPoolExecutor(threads, thread_name_prefix="aotcache-fetch") as pool:
             try:
                 before: list[Future[None]] = []
                 for number, batch in enumerate(tasks):
@@ -94,10 +94,13 @@ class Fetcher:
     def _tasks(self, jobs: Sequence[Job], consume: Consume, wanted: set[str]) -> list[_Task]:
         """What gives prefixes comes first, as others wait for it; then the largest, so that none is
         left to run alone at the end. wanted: all that is read in any batch."""
-        tasks = [_Task(job, consume, frozenset(self._given(job))) for job in jobs]
+        # More threads at work than there are processors get in each other's way. Those of a batch
+        # wait for each other: many small files wait for system calls, and not behind large ones.
+        at_work = threading.Semaphore(os.cpu_count() or 2)
+        tasks = [_Task(job, consume, frozenset(self._given(job)), at_work) for job in jobs]
         for job in self._beside(jobs, wanted):
             gives = frozenset(digest for digest, _, _ in job.blobs)
-            tasks.append(_Task(job, _exhaust, gives))
+            tasks.append(_Task(job, _verify, gives, at_work))
             wanted |= gives  # a later batch need not read it again
         return sorted(tasks, key=lambda task: (not task.gives, -task.job.stored))
 
@@ -143,7 +146,7 @@ class Fetcher:
         for job in self.plan([digest]):
             if any(placed.frame.prefix for placed in job.frames):
                 raise PackError(f"prefix {digest[:12]} needs a prefix itself")
-            self._read(_Task(job, keep, frozenset()))
+            self._read(_Task(job, keep, frozenset(), threading.Semaphore()))
         if digest_of(found[0]) != digest:
             raise PackError(f"the bytes of prefix {digest[:12]} are not those its manifest names")
         return found[0]
@@ -157,7 +160,7 @@ class Fetcher:
             raise
 
     def _read(self, task: _Task) -> None:
-        with closing(self._pieces(task.job, task.arrived)) as pieces:
+        with closing(self._pieces(task)) as pieces:
             cutter = _Cutter(pieces)
             for digest, offset, size in task.job.blobs:
                 chunks = cutter.cut(offset, offset + size)
@@ -166,21 +169,18 @@ class Fetcher:
                     continue
                 whole = bytearray(size)
                 task.consume(digest, size, _copied(chunks, whole))
-                prefix = Prefix(whole)
-                if prefix.digest != digest:
-                    raise PackError(f"prefix {digest[:12]} has other bytes than its manifest names")
-                self._prefixes.give(prefix)
+                self._prefixes.give(Prefix(whole, digest))
 
-    def _pieces(self, job: Job, arrived: Future[None]) -> Generator[tuple[int, bytes]]:
+    def _pieces(self, task: _Task) -> Generator[tuple[int, bytes]]:
         """The job's decompressed bytes, in order, each piece with where it lies in its pack."""
-        key = pack_key(self._namespace, job.pack)
-        runs = list(_runs(job.frames))
+        key = pack_key(self._namespace, task.job.pack)
+        runs = list(_runs(task.job.frames))
         for number, run in enumerate(runs, 1):
             start, end = run[0].at, run[-1].at + run[-1].frame.stored
             data = memoryview(self._store.get_range(key, start, end))
             self._moved(len(data))
             if number == len(runs):
-                arrived.set_result(None)
+                task.arrived.set_result(None)
             for placed in run:
                 stored = data[placed.at - start : placed.at - start + placed.frame.stored]
                 wanted = placed.frame.prefix
@@ -190,7 +190,7 @@ class Fetcher:
                     else None
                 )
                 at = placed.raw_at
-                with self._at_work:
+                with task.at_work:
                     for piece in decompress(stored, placed.frame, prefix):
                         yield at, piece
                         at += len(piece)
@@ -200,17 +200,22 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """gives: prefixes that others wait for. arrived: all its bytes have come."""
+    """gives: prefixes that others wait for. at_work: to be held while frames are read. arrived: all
+    its bytes have come."""
 
     job: Job
     consume: Consume
     gives: frozenset[str]
+    at_work: threading.Semaphore
     arrived: Future[None] = field(default_factory=Future)
 
 
-def _exhaust(_digest: str, _size: int, chunks: Iterable[memoryview]) -> None:
-    for _ in chunks:
-        pass
+def _verify(digest: str, _size: int, chunks: Iterable[memoryview]) -> None:
+    hasher = blake3()
+    for chunk in chunks:
+        hasher.update(chunk)
+    if hasher.hexdigest() != digest:
+        raise PackError(f"prefix {digest[:12]} has other bytes than its manifest names")
 
 
 class _Cutter:

@@ -94,14 +94,15 @@ class Mover:
         self._site.progress.step(
             f"fetching {self._total} bytes of {len({job.pack for job in jobs})} packs"
         )
-        urgent = {entry.digest for entry in self._entries if _is_urgent(entry)}
+        split = _urgent_and_rest(self._entries)
+        urgent = {entry.digest for entry in split[0]}
         now = [job for job in jobs if any(digest in urgent for digest, _, _ in job.blobs)]
         later = [job for job in jobs if job not in now]
         two = bool(now and later)
         try:
             # One thread: which makes what the first bytes need first, and is done when they come.
             with ThreadPoolExecutor(1, thread_name_prefix="aotcache-staging") as making:
-                stages = list(self._stages(state.staging, tree_path, making, two=two))
+                stages = list(_stages(state.staging, tree_path, split, making, two=two))
 
                 def done(batch: int) -> None:
                     self._install(stages[batch], tree_path)
@@ -131,20 +132,6 @@ class Mover:
                             return read_bytes(os.path.join(tree_path, entry.path))
         return None
 
-    def _stages(
-        self, path: str, tree_path: str, making: Executor, *, two: bool
-    ) -> Iterator[_Stage]:
-        """One for each batch. A frame that holds both kinds is read once: the other files wait in
-        their own stage, as those of one directory have to appear together."""
-        if not two:
-            yield _Stage(path, tree_path, self._entries, making)
-            return
-        parts: tuple[list[FileEntry], list[FileEntry]] = ([], [])
-        for entry in self._entries:
-            parts[not _is_urgent(entry)].append(entry)
-        for name, entries in zip(("first", "rest"), parts, strict=True):
-            yield _Stage(os.path.join(path, name), tree_path, entries, making)
-
     def _install(self, stage: _Stage, tree_path: str) -> None:
         self._site.progress.step(f"installing {len(stage.entries)} files into {tree_path}")
         self._installing(stage.entries)
@@ -155,6 +142,18 @@ class Mover:
             self.moved += stored
             self.requests += 1
             self._site.progress.moved(self.moved, self._total)
+
+
+def _stages(
+    path: str, tree_path: str, split: Sequence[list[FileEntry]], making: Executor, *, two: bool
+) -> Iterator[_Stage]:
+    """One for each batch. A frame that holds both kinds is read once: the other files wait in their
+    own stage, as those of one directory have to appear together."""
+    if not two:
+        yield _Stage(path, tree_path, [entry for entries in split for entry in entries], making)
+        return
+    for name, entries in zip(("first", "rest"), split, strict=True):
+        yield _Stage(os.path.join(path, name), tree_path, entries, making)
 
 
 def _consumer(stages: Sequence[_Stage]) -> Consume:
@@ -174,8 +173,17 @@ def _write_empty(stages: Sequence[_Stage], digests: Iterable[str]) -> None:
         _consumer(stages)(digest, 0, ())
 
 
+def _urgent_and_rest(entries: Sequence[FileEntry]) -> tuple[list[FileEntry], list[FileEntry]]:
+    split: tuple[list[FileEntry], list[FileEntry]] = ([], [])
+    for entry in entries:
+        split[not _is_urgent(entry)].append(entry)
+    return split
+
+
 def _is_urgent(entry: FileEntry) -> bool:
     """Triton's libraries are not: they lie in its `{KEY}` directories, which appear whole."""
+    if not entry.path.endswith((".so", "model")):
+        return False
     if entry.path.endswith(".so"):
         return not {"triton", "triton_cache"} & set(entry.path.split("/"))
-    return entry.path.endswith("model") and basename(entry.path) == "model"
+    return basename(entry.path) == "model"
