@@ -150,10 +150,9 @@ class _Model:
         return WAITED
 
     def _keep(self, over: simpy.Event) -> Steps:
-        """Who compiles asks again: at once, every few seconds, and when it is published."""
-        yield from self._call("kept")
-        while not over.triggered:
-            yield over | self._env.timeout(BEAT)
+        """Who compiles asks again now and then, until it is told that it is published."""
+        while not over.processed:
+            yield self._env.timeout(BEAT)
             yield from self._call("kept")
 
     def _publish(self, job: Job) -> Steps:
