@@ -17,6 +17,7 @@ test -r /etc/aotcache/slurm.env || exit 0
         runuser -u "$user" -- env -i PATH="$PATH" HOME="$home" VLLM_CACHE_ROOT="$root" AOTCACHE_URL="$AOTCACHE_URL" \
             AOTCACHE_TOKEN_FILE="$AOTCACHE_TOKEN_FILE" AOTCACHE_TRUSTED_KEYS="$AOTCACHE_TRUSTED_KEYS" \
             timeout "${AOTCACHE_SECONDS:-120}" "$AOTCACHE" watch --once
+        test $? -ne 124 || echo "job ${SLURM_JOB_ID:-}: $root not published within AOTCACHE_SECONDS: its next job goes on"
     fi
     # Those alone that the prolog makes, where nobody but root can have put anything in their place.
     if test -n "$(find "$AOTCACHE_ROOTS" -maxdepth 0 -user root ! -perm /022)"; then

@@ -17,7 +17,10 @@ test -r /etc/aotcache/slurm.env || exit 0
     done
     test -n "${AOTCACHE_COMMAND:-}" || exit 0
     # The engine's own Python: a tree is for one torch. Tasks of a node wait for each other, and find it there.
-    timeout "${AOTCACHE_SECONDS:-120}" "${AOTCACHE_PYTHON:-python3}" -m aotcache pull --recipe-of "$AOTCACHE_COMMAND" 2>&1 \
-        | sed 's/^/print aotcache: /'
+    seconds=${AOTCACHE_SECONDS:-120}
+    {
+        timeout "$seconds" "${AOTCACHE_PYTHON:-python3}" -m aotcache pull --recipe-of "$AOTCACHE_COMMAND"
+        test $? -ne 124 || echo "not pulled within $seconds s (AOTCACHE_SECONDS): compiling"
+    } 2>&1 | sed 's/^/print aotcache: /'
 ) || echo "print aotcache: not used: /etc/aotcache/slurm.env is not as it should be"
 exit 0

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from aotcache.core.trust import parse_trusted_keys
 from aotcache.probe.platform import detect
 from aotcache.probe.trees import FoundTree
 from support.pages import blocks
-from support.process import tool
+from support.process import eventually, tool
 from support.slurm import USER, Node, machine, slurm
 from support.small import small_tree
 from support.trees import RECIPE
 from support.vllm import ROOT
-from support.vllm_site import eventually
 
 GUIDE = "guides/slurm.md"
 ROOTS = "/var/cache/aotcache"
@@ -127,29 +127,46 @@ def test_a_job_finds_what_another_one_left_when_it_was_killed(node: Node) -> Non
     assert node.state == "idle"
 
 
+@contextmanager
+def broken(node: Node, how: str) -> Iterator[str]:
+    """What a job said, that runs all the same, and the node goes on."""
+    node.shell("rm -rf /tmp/etc && cp -r /etc/aotcache /tmp/etc")
+    node.shell(how)
+    try:
+        said = node.ended(node.submit(job()))
+        assert "runs serve org/model --tensor-parallel-size 2" in said
+        assert node.state == "idle"
+        yield said
+    finally:
+        node.shell(f"rm -rf /etc/aotcache {ROOTS} && mv /tmp/etc /etc/aotcache")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "broken",
+    ("how", "says"),
     [
-        "rm /etc/aotcache/slurm.env",
-        "sed -i s/8750/1/ /etc/aotcache/slurm.env",
-        f"rm -rf {ROOTS}; touch {ROOTS}",
-        "chmod 0600 /etc/aotcache/token",
-        "echo nonsense > /etc/aotcache/trusted_keys",
-        "sed -i s,/opt/aotcache,/nowhere, /etc/aotcache/slurm.env",
-        "sed -i /ROOTS/d /etc/aotcache/slurm.env",
-        "sed -i /KEEP_DAYS/d /etc/aotcache/slurm.env",
-        'echo "AOTCACHE_SECONDS=\'" >> /etc/aotcache/slurm.env',
-        f"mkdir -p {ROOTS} && chmod 1777 {ROOTS}",
+        ("rm /etc/aotcache/slurm.env", ""),
+        ("sed -i s/8750/1/ /etc/aotcache/slurm.env", "aotcache: no answer from"),
+        (f"rm -rf {ROOTS}; touch {ROOTS}", ""),
+        ("chmod 0600 /etc/aotcache/token", "aotcache: cannot read the token file"),
+        ("echo nonsense > /etc/aotcache/trusted_keys", "aotcache: "),
+        ("sed -i s,/opt/aotcache,/nowhere, /etc/aotcache/slurm.env", "aotcache: "),
+        ("sed -i /ROOTS/d /etc/aotcache/slurm.env", "slurm.env is not as it should be"),
+        ("sed -i /KEEP_DAYS/d /etc/aotcache/slurm.env", "aotcache: "),
+        ('echo "X=\'" >> /etc/aotcache/slurm.env', "slurm.env is not as it should be"),
+        ("echo AOTCACHE_SECONDS=0.1 >> /etc/aotcache/slurm.env", "not pulled within 0.1 s"),
     ],
 )
-def test_whatever_is_wrong_jobs_run_and_the_node_is_not_drained(node: Node, broken: str) -> None:
-    node.shell("rm -rf /tmp/etc && cp -r /etc/aotcache /tmp/etc")
-    node.shell(broken)
-    try:
-        said = node.ended(node.submit(job()))
-    finally:
-        node.shell(f"rm -rf /etc/aotcache {ROOTS} && mv /tmp/etc /etc/aotcache")
-    assert "runs serve org/model --tensor-parallel-size 2" in said
-    assert node.state == "idle"
+def test_whatever_is_wrong_jobs_run_and_the_node_is_not_drained(
+    node: Node, how: str, says: str
+) -> None:
+    with broken(node, how) as said:
+        assert says in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_where_others_can_put_links_nothing_is_made(node: Node) -> None:
+    with broken(node, f"mkdir -p {ROOTS} && chmod 1777 {ROOTS}"):
+        assert node.shell(f"ls {ROOTS}") == ""

@@ -16,9 +16,10 @@ import pytest
 
 from aotcache.protocol.v1.trees import TreeDetail
 from support.disk import small_disk
+from support.process import eventually
 from support.site import Service, aotcache, run
 from support.vllm import VENV, Started, start
-from support.vllm_site import PublishedStart, eventually, hash_of, plugin_env
+from support.vllm_site import PublishedStart, hash_of, plugin_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -14,9 +14,10 @@ from aotcache.net.http import HttpClient
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import VLLM_AOT
 from aotcache.remote.index import Index
+from support.process import eventually
 from support.site import aotcache, printed, run
 from support.vllm import start
-from support.vllm_site import PublishedStart, eventually, plugin_env
+from support.vllm_site import PublishedStart, plugin_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,12 +11,12 @@ import pytest
 
 from aotcache.protocol.names import LAYOUTS
 from aotcache.protocol.v1.trees import TreeDetail
+from support.process import eventually
 from support.site import aotcache, printed, run
 from support.vllm import Started, compiled_files, launch, start
 from support.vllm_site import (
     PublishedStart,
     cold_start,
-    eventually,
     hash_of,
     plugin_env,
     published,

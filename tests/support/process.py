@@ -16,6 +16,9 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # A test run that is killed leaves its servers behind: they end by themselves.
 LIFETIME_SECONDS = 3600
@@ -108,3 +111,12 @@ def answers(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
+    """What `look` gives as soon as it is not None."""
+    end = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.2)
+    return found

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.containers import Container, Machine, own_network, started
-from support.process import running, tool, work_folder
+from support.process import eventually, running, tool, work_folder
 from support.vllm import ROOT
-from support.vllm_site import eventually
 
 PATH = "/opt/aotcache/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USER = "alice"  # who has jobs

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from aotcache.local.node import be_publisher
 from aotcache.protocol.v1.trees import TreeDetail
+from support.process import eventually
 from support.site import Service, run
 from support.vllm import Started, start
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,15 +49,6 @@ def plugin_env(
         "AOTCACHE_PUBLISH": str(int(publishes)),
         "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": str(int(headers)),
     }
-
-
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
-    """What `look` gives as soon as it is not None."""
-    end = time.monotonic() + seconds
-    while (found := look()) is None:
-        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.2)
-    return found
 
 
 def hash_of(model_path: str) -> str:

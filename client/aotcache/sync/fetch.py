@@ -185,7 +185,7 @@ class Fetcher:
                 stored = data[placed.at - start : placed.at - start + placed.frame.stored]
                 wanted = placed.frame.prefix
                 prefix = (
-                    self._prefixes.get(wanted, lambda digest: Prefix(self.read(digest)))
+                    self._prefixes.get(wanted, lambda digest: Prefix(self.read(digest), digest))
                     if wanted
                     else None
                 )

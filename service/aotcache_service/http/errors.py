@@ -159,6 +159,11 @@ def said_of(error: Exception) -> tuple[str, str]:
             UnavailableError.code,
             "the index's disk is full: nothing can be noted; give its database more space",
         )
+    if isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) == "25006":
+        return (
+            UnavailableError.code,
+            "the index's database is a standby: if that lasts, give the service its primary's URL",
+        )
     if isinstance(error, (OperationalError, PoolTimeoutError)):
         return UnavailableError.code, "the index's database does not answer: try again"
     return AotcacheError.code, "the service has a fault; its log tells more"

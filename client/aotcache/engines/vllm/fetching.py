@@ -85,7 +85,9 @@ class Fetching:
         if self.closed or self.failed or self.waiting.left <= 0:
             return False
         if self.budget.left < _LEAST:
-            return False  # what others publish could not be pulled any more
+            late = f"nobody is waited for: no time left to pull it then ({settings.DEADLINE})"
+            self.why = f"{self.why}; {late}"
+            return False
         job = Wait(
             cache_root=known.cache_root,
             namespace=self.namespace,

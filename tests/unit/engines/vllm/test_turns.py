@@ -205,6 +205,7 @@ def test_what_could_not_be_pulled_any_more_is_not_waited_for(
     second.fetching.budget.total = 0.5
     assert not second.fetching.turn(second.facts, tree.hash)
     assert not second.fetching.waited_for
+    assert second.fetching.why.endswith("no time left to pull it then (AOTCACHE_DEADLINE)")
 
 
 def test_who_waits_says_so_and_pulls(

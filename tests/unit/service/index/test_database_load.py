@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from aotcache.errors import UnavailableError
 from aotcache_service.http.app import create_app
+from aotcache_service.http.errors import said_of
 from aotcache_service.index import database as index
 from aotcache_service.index.database import CONNECTIONS, Database
 from aotcache_service.settings import ServiceSettings
@@ -112,8 +113,9 @@ def test_a_server_that_became_a_standby_is_left(postgres_url: str) -> None:
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as server:
         server.execute(mode + "on")
         database._engine.dispose()
-        with pytest.raises(OperationalError, match="read-only"), database.write() as db:
+        with pytest.raises(OperationalError, match="read-only") as seen, database.write() as db:
             db.execute(make)
+        assert "is a standby" in said_of(seen.value)[1]
         server.execute("SET default_transaction_read_only = off")
         server.execute(mode + "off")
     with database.write() as db:
