@@ -19,6 +19,7 @@ class KilledAt:
         self._store = store
         self._steps = itertools.count(-steps)
         self.url = store.url
+        self.forkable = store.forkable
 
     def _step(self) -> DirectStore:
         if next(self._steps) == 0:

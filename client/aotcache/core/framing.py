@@ -15,6 +15,7 @@ from aotcache.protocol.manifest import MIN_PREFIX
 FRAME_RAW = 4 << 20  # bytes of a full frame before compression
 _BEFORE = 64 << 10  # bytes of the frame before that a frame is searched together with, at most
 _SLACK = 512 << 10  # bytes on either side of the place that a frame refers to
+_KEPT = 64 << 20  # bytes of pieces that are kept for the frames of other blobs, at most
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:
@@ -34,6 +35,8 @@ class Prefix:
         self.digest = digest or digest_of(data)
         self.size = len(data)
         self.data = memoryview(data)
+        self._kept: dict[tuple[int, int], Any] = {}
+        self._left = _KEPT
 
     def piece(self, start: int, length: int) -> Any:
         """Bytes [start, start + length) as zstd's reference prefix, all of them where length is 0.
@@ -45,6 +48,17 @@ class Prefix:
             return zstd.ZstdDict(self.data[start:end], is_raw=True).as_prefix
         except ValueError as error:  # under 8 bytes
             raise PackError(f"{end - start} bytes of {self.digest[:12]} are no prefix") from error
+
+    def kept_piece(self, start: int, length: int) -> Any:
+        """As `piece`, made once: zstd copies what it refers to, and the ranks of a tree refer to
+        the same places. For what is read; to compress against one takes more than to copy it."""
+        known = self._kept.get((start, length))
+        if known is None:
+            known = self.piece(start, length)
+            self._left -= length or self.size
+            if self._left >= 0:
+                self._kept[start, length] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def decompress(
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
     left = frame.raw
     try:
-        reference = prefix.piece(frame.start, frame.length) if prefix else None
+        reference = prefix.kept_piece(frame.start, frame.length) if prefix else None
         decompressor = zstd.ZstdDecompressor(zstd_dict=reference, options=options)
         while left and not decompressor.eof:
             piece = decompressor.decompress(stored, max_length=min(left, PIECE))

@@ -33,6 +33,9 @@ def alone(
         yield
     finally:
         with suppress(OSError):
+            # A process that was forked meanwhile may have it open for a moment longer.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        with suppress(OSError):
             os.close(fd)
 
 

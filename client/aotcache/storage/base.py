@@ -27,6 +27,11 @@ class ObjectStore(Protocol):
     url: str
     """Where it is, without credentials: for messages, and for nodes that have their own."""
 
+    @property
+    def forkable(self) -> bool:
+        """Whether a process that is forked now can use it."""
+        ...
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Put if absent, whole or not at all: no reader sees a part of it, and a put that is
         killed leaves none. Raises ObjectExistsError when there is one; of many that race one

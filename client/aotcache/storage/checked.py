@@ -48,6 +48,10 @@ class CheckedStore(abc.ABC):
     def __init__(self, url: str) -> None:
         self.url = url
 
+    @property
+    def forkable(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 

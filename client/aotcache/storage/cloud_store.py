@@ -64,6 +64,10 @@ class CloudStore(CheckedDirectStore):
         self._root = f"{prefix}/" if prefix else ""
         self._reads = _open(cloud, READ_SECONDS, ATTEMPTS - 1)
 
+    @property
+    def forkable(self) -> bool:
+        return CloudStore._threads_of is None
+
     @cached_property
     def _puts(self) -> Client:
         # Of a put that got no answer obstore does not know that it may be repeated.

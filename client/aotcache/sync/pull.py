@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from aotcache.core.trust import UNSIGNED
-from aotcache.errors import ManifestError, ObjectMissingError, RemoteError, UsageError
-from aotcache.local.existing import compare
+from aotcache.errors import ManifestError, ObjectMissingError
+from aotcache.local.existing import Compared, compare
 from aotcache.local.pulled import Note, write_note
-from aotcache.local.staging import discard
 from aotcache.local.state import TreeState, target_of
 from aotcache.net.tracing import span
 from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import FileEntry, Manifest, encode_whole
-from aotcache.protocol.names import SHARED, TreeKey, part_directory
+from aotcache.protocol.names import SHARED, TreeKey
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.sync.mover import Mover
+from aotcache.sync.parts import choose_parts
 from aotcache.sync.refusals import crashed_here, other_graph, refuse_foreign, refuse_older
 from aotcache.sync.site import Site
 
@@ -88,132 +88,165 @@ def pull(
     A Miss says why there is nothing to pull; every error is raised (AotcacheError) and leaves the
     tree as it was, or with whole units more.
     """
-    begin = time.monotonic()
     state = TreeState(tree_path)
     about = {"layout": lookup.layout, "hash": lookup.hash, "namespace": lookup.namespace}
     with span("aotcache.pull", **about), state.locked(lock_timeout, site.progress.step):
-        found_there = _look_up(site, lookup)
-        if isinstance(found_there, Miss):
-            return found_there
-        answer, manifests = found_there
-        if (missed := beside(answer)) is not None:
-            return missed
-        if recipe is not None and (other := other_graph(manifests, recipe)) is not None:
-            return other
-        refuse_foreign(manifests)
-        refuse_older(site, state, manifests)
-        # Not before: it is the sign that a pull was cut off, for as long as nobody can finish it.
-        discard(state.staging)
-        if (crashed := crashed_here(manifests, tree_path)) is not None:
-            return crashed
-        found = {m.statement.part: compare(m.statement.files, tree_path) for m in manifests}
-        for warning in (text for compared in found.values() for text in compared.models):
-            logger.warning("%s", warning)
-        missing = [entry for compared in found.values() for entry in compared.missing]
+        begin = time.monotonic()
+        try:
+            return _Pull(site, lookup, state, recipe, beside, begin).run()
+        except _GoneError:
+            # The tree may have been deleted in between, and is a miss then.
+            return _Pull(site, lookup, state, recipe, beside, begin).run(again=True)
+
+
+class _MissError(Exception):
+    def __init__(self, miss: Miss) -> None:
+        self.miss = miss
+
+
+class _GoneError(Exception):
+    """A manifest that the service named is not there."""
+
+
+class _Pull:
+    """One try. The caller holds the tree's lock."""
+
+    def __init__(
+        self,
+        site: Site,
+        lookup: Lookup,
+        state: TreeState,
+        recipe: Recipe | None,
+        beside: Callable[[Hit], Miss | None],
+        begin: float,
+    ) -> None:
+        self._site = site
+        self._lookup = lookup
+        self._state = state
+        self._recipe = recipe
+        self._beside = beside
+        self._begin = begin
+        self._manifests: list[Manifest] = []  # accepted
+        self._compared: list[Compared] = []
+
+    def run(self, *, again: bool = False) -> Pulled | Miss:
+        """Raises _GoneError; again: ObjectMissingError in its place."""
+        hit = self._site.index.lookup(self._lookup)
+        if isinstance(hit, Miss):
+            return hit
+        parts = choose_parts(hit, self._lookup)
+        self._site.progress.step(
+            f"found {hit.layout}/{hit.hash[:12]}: {', '.join(part.part for part in parts)}"
+        )
 
         def note(installed: Sequence[FileEntry]) -> None:
-            seconds = time.monotonic() - begin
-            _take_note(answer, manifests, installed, tree_path, seconds, mover.moved)
+            seconds = time.monotonic() - self._begin
+            path = self._state.tree_path
+            _take_note(hit, self._manifests, installed, path, seconds, mover.moved)
 
         # Before they are there, too: who loads what a killed pull left knows where it is from.
-        mover = Mover(site, answer.namespace, manifests, missing, installing=note)
-        if missing:
-            mover.move(state, tree_path)
-        for manifest in manifests:
+        try:
+            with Mover(self._site, self._state, hit.namespace, note) as mover:
+                self._install(hit, parts, mover)
+        except _MissError as error:
+            return error.miss
+        except ObjectMissingError as error:
+            if again or self._manifests:
+                raise
+            raise _GoneError from error
+        self._remember()
+        note([entry for compared in self._compared for entry in compared.missing])
+        return self._pulled(hit, mover)
+
+    def _install(self, hit: Hit, parts: Sequence[StoredPart], mover: Mover) -> None:
+        ranks = [part for part in parts if part.part != SHARED]
+        shared = parts[len(ranks) :]
+        # While all that the shared part lists is checked here, another process writes the few large
+        # files of the ranks.
+        helped = bool(ranks and shared) and mover.find_help(sum(part.raw_bytes for part in ranks))
+        manifests = self._site.manifests([part.manifest for part in parts])
+        if helped:
+            accepted = self._accept(hit, ranks, manifests, mover)
+            if missing := self._compare(accepted):
+                mover.lend(accepted, missing)
+        rest = self._accept(hit, shared if helped else parts, manifests, mover)
+        missing = self._compare(rest)
+        if missing or mover.lent:
+            mover.move(rest, missing)
+
+    def _accept(
+        self, hit: Hit, parts: Sequence[StoredPart], manifests: Iterator[Manifest], mover: Mover
+    ) -> list[Manifest]:
+        """The manifests of these parts, the next that come, if they are for this node."""
+        accepted = list(islice(manifests, len(parts)))
+        for part, manifest in zip(parts, accepted, strict=True):
+            _check_asked(self._lookup, hit, part, manifest)
+        first = not self._manifests
+        tree = f"{self._lookup.layout}/{self._lookup.hash[:12]}"
+        self._site.limits.check_prefixes([*self._manifests, *accepted], tree)
+        if first and (missed := self._beside(hit)) is not None:
+            raise _MissError(missed)
+        if self._recipe and (other := other_graph(accepted, self._recipe)) is not None:
+            raise _MissError(other)
+        refuse_foreign(accepted)
+        refuse_older(self._site, self._state, accepted)
+        # Not before: it is the sign that a pull was cut off, for as long as nobody can finish it.
+        mover.begin()
+        if (crashed := crashed_here(accepted, self._state.tree_path)) is not None:
+            raise _MissError(crashed)
+        self._manifests += accepted
+        return accepted
+
+    def _compare(self, accepted: Sequence[Manifest]) -> list[FileEntry]:
+        """What of them is missing here."""
+        found = [compare(m.statement.files, self._state.tree_path) for m in accepted]
+        for warning in (text for compared in found for text in compared.models):
+            logger.warning("%s", warning)
+        self._compared += found
+        return [entry for compared in found for entry in compared.missing]
+
+    def _remember(self) -> None:
+        for manifest in self._manifests:
             said = manifest.statement
-            target = target_of(site.store.url, said.namespace, said.platform.id)
-            state.remember(target, said.part, encode_whole(manifest))
-        note(missing)
-    return Pulled(
-        tree=manifests[0].statement.tree,
-        path=tree_path,
-        parts=tuple(
-            PulledPart(
-                part=m.statement.part,
-                generation=m.statement.generation,
-                files=len(m.statement.files),
-                installed=len(found[m.statement.part].missing),
-                kept=found[m.statement.part].kept,
-                signers=tuple(signature.key for signature in m.signatures),
-            )
-            for m in manifests
-        ),
-        missing=answer.missing,
-        moved_bytes=mover.moved,
-        written_bytes=mover.written,
-        requests=mover.requests,
-        seconds=time.monotonic() - begin,
-        compile_seconds=answer.compile_seconds,
-        unsigned=site.policy.mode == UNSIGNED,
-    )
+            target = target_of(self._site.store.url, said.namespace, said.platform.id)
+            self._state.remember(target, said.part, encode_whole(manifest))
 
-
-def _look_up(
-    site: Site, lookup: Lookup, *, again: bool = True
-) -> tuple[Hit, list[Manifest]] | Miss:
-    """What is found, and the manifests of the parts. again: a tree may be deleted in between, which
-    is a miss; a manifest that is lost raises ObjectMissingError the second time."""
-    answer = site.index.lookup(lookup)
-    if isinstance(answer, Miss):
-        return answer
-    parts = _choose_parts(answer, lookup)
-    site.progress.step(
-        f"found {lookup.layout}/{lookup.hash[:12]}: {', '.join(part.part for part in parts)}"
-    )
-    try:
-        return answer, _manifests(site, answer, parts, lookup)
-    except ObjectMissingError:
-        if not again:
-            raise
-    return _look_up(site, lookup, again=False)
-
-
-def _choose_parts(hit: Hit, lookup: Lookup) -> list[StoredPart]:
-    left = set(lookup.parts) - {part.part for part in hit.parts}
-    if left or not hit.parts:
-        raise RemoteError(
-            f"the service says that {hit.layout}/{hit.hash[:12]} is stored, and not where "
-            f"{', '.join(sorted(left)) or 'any part'} lies: run `aotcache reindex` there"
+    def _pulled(self, hit: Hit, mover: Mover) -> Pulled:
+        return Pulled(
+            tree=self._manifests[0].statement.tree,
+            path=self._state.tree_path,
+            parts=tuple(
+                PulledPart(
+                    part=m.statement.part,
+                    generation=m.statement.generation,
+                    files=len(m.statement.files),
+                    installed=len(compared.missing),
+                    kept=compared.kept,
+                    signers=tuple(signature.key for signature in m.signatures),
+                )
+                for m, compared in zip(self._manifests, self._compared, strict=True)
+            ),
+            missing=hit.missing,
+            moved_bytes=mover.moved,
+            written_bytes=mover.written,
+            requests=mover.requests,
+            seconds=time.monotonic() - self._begin,
+            compile_seconds=hit.compile_seconds,
+            unsigned=self._site.policy.mode == UNSIGNED,
         )
-    chosen = [part for part in hit.parts if not lookup.parts or part.part in lookup.parts]
-    if len({part.part for part in chosen}) < len(chosen):
-        raise RemoteError(
-            f"the service names a part of {hit.layout}/{hit.hash[:12]} twice: nothing was "
-            "installed; run `aotcache reindex` there"
+
+
+def _check_asked(lookup: Lookup, hit: Hit, part: StoredPart, manifest: Manifest) -> None:
+    said = manifest.statement
+    asked = (hit.namespace, lookup.layout, lookup.hash, part.part, part.generation)
+    signed = (said.namespace, said.layout, said.hash, said.part, said.generation)
+    if asked != signed or said.platform.id not in lookup.platform.acceptable():
+        # The index or the storage answers with another tree's manifest: never install it.
+        raise ManifestError(
+            f"{part.manifest} is the manifest of {'/'.join(map(str, signed))} for platform "
+            f"{said.platform.id[:8]}, not what was asked for: nothing was installed; run "
+            "`aotcache reindex` on the service"
         )
-    for directory, names in several_devices(part.part for part in chosen).items():
-        raise UsageError(
-            f"{hit.layout}/{hit.hash[:12]} holds {directory} compiled for several devices "
-            f"({', '.join(names)}), and a disk has room for one: say which with --part"
-        )
-    return chosen
-
-
-def several_devices(parts: Iterable[str]) -> dict[str, list[str]]:
-    """Parts of which a disk has room for one: the same rank on another device, in another
-    topology. By directory."""
-    by_directory: dict[str, list[str]] = defaultdict(list)
-    for part in parts:
-        if part != SHARED:
-            by_directory[part_directory(part)].append(part)
-    return {directory: names for directory, names in by_directory.items() if len(names) > 1}
-
-
-def _manifests(site: Site, hit: Hit, parts: list[StoredPart], lookup: Lookup) -> list[Manifest]:
-    manifests = site.manifests([part.manifest for part in parts])
-    for part, manifest in zip(parts, manifests, strict=True):
-        said = manifest.statement
-        asked = (hit.namespace, lookup.layout, lookup.hash, part.part, part.generation)
-        signed = (said.namespace, said.layout, said.hash, said.part, said.generation)
-        if asked != signed or said.platform.id not in lookup.platform.acceptable():
-            # The index or the storage answers with another tree's manifest: never install it.
-            raise ManifestError(
-                f"{part.manifest} is the manifest of {'/'.join(map(str, signed))} for platform "
-                f"{said.platform.id[:8]}, not what was asked for: nothing was installed; run "
-                "`aotcache reindex` on the service"
-            )
-    site.limits.check_prefixes(manifests, f"{lookup.layout}/{lookup.hash[:12]}")
-    return manifests
 
 
 def _take_note(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -46,13 +46,19 @@ class Site:
 
     def manifests(
         self, keys: Sequence[str], known: Mapping[str, bytes] = MappingProxyType({})
-    ) -> list[Manifest]:
-        """Several at once. known: by key. Raises what `manifest` raises for the first that
-        fails."""
+    ) -> Iterator[Manifest]:
+        """In this order. All are fetched now, several at once; each is accepted when its turn
+        comes. known: by key. Raises as `manifest` does."""
         from concurrent.futures import ThreadPoolExecutor
 
+        lacking = [key for key in keys if key not in known]
         with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
-            return list(pool.map(lambda key: self.manifest(key, known.get(key)), keys))
+            found = dict(zip(lacking, pool.map(self.store.get, lacking), strict=True))
+
+        def accepted(key: str) -> Manifest:
+            return self._accept(key, found[key]) if key in found else self.manifest(key, known[key])
+
+        return map(accepted, keys)
 
     def _accept(self, key: str, data: bytes) -> Manifest:
         def read(generation: int) -> bytes:

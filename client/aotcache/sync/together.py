@@ -10,7 +10,8 @@ from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import PART_MISSING, Hit, Lookup, Miss
 from aotcache.protocol.v1.recipes import RecipeLookup
-from aotcache.sync.pull import Pulled, pull, several_devices
+from aotcache.sync.parts import several_devices
+from aotcache.sync.pull import Pulled, pull
 from aotcache.sync.site import Site
 
 logger = logging.getLogger(__name__)

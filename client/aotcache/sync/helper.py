@@ -1,0 +1,151 @@
+"""Helper: a process forked from this one, for a share of its work.
+
+Threads of one process wait for each other's interpreter; what is mostly Python and system calls (a
+thousand small files) keeps a second core from what is mostly decompression. A fork has all that is
+imported already: it is there in two milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from aotcache.errors import AotcacheError, LocalError, error_classes
+
+
+class Moved(msgspec.Struct, frozen=True, tag=True):
+    """stored: bytes that came, of as many in `total`."""
+
+    stored: int
+    total: int
+
+
+class _Done(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class _Failed(msgspec.Struct, frozen=True, tag=True):
+    """code: of an AotcacheError; of a fault in our code none, and the message is a traceback."""
+
+    code: str
+    message: str
+
+
+Say = Callable[[Moved], None]
+Work = Callable[[bytes, Say], None]
+
+
+class Helper:
+    """Waits, does `work(told, say)` once it is told something (one line), and ends. It ends too
+    when this process does, or lets it go: nothing outlives the tree's lock, which both hold.
+
+    `work` runs with what this process had when it forked; of its threads there is none.
+    """
+
+    def __init__(self, work: Work) -> None:
+        """Raises OSError where no process can be made."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if not self._process:
+            _run(work, ours, theirs)
+        theirs.close()
+        self._channel = ours
+
+    def tell(self, told: bytes) -> None:
+        # Where it has died already, `listen` says so.
+        with suppress(OSError):
+            self._channel.sendall(told + b"\n")
+
+    def listen(self, moved: Say) -> None:
+        """Until its work is done. Raises the error that it raised, and LocalError where it died."""
+        with self._channel.makefile("rb") as said:
+            for line in said:
+                found = msgspec.json.decode(line, type=Moved | _Done | _Failed)
+                if isinstance(found, Moved):
+                    moved(found)
+                elif isinstance(found, _Done):
+                    return
+                elif kind := error_classes().get(found.code):
+                    raise kind(found.message)
+                else:
+                    raise RuntimeError(f"in the process that helps to pull: {found.message}")
+        raise LocalError(
+            "the process that helps to pull was killed, perhaps as memory ran out: nothing was "
+            "installed; pull again"
+        )
+
+    def stop(self) -> None:
+        """It writes nothing any more. May be called again."""
+        if self._process:
+            os.kill(self._process, signal.SIGKILL)
+            self.leave(wait=True)
+
+    def leave(self, *, wait: bool = False) -> None:
+        """It is not needed any more. wait: until it is gone, else nobody waits for that."""
+        process, self._process = self._process, 0
+        if not process:
+            return
+        with suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+        self._channel.close()
+        if wait:
+            os.waitpid(process, 0)
+        else:
+            reap = threading.Thread(target=os.waitpid, args=(process, 0), daemon=True)
+            reap.start()
+
+
+def _run(work: Work, ours: socket.socket, channel: socket.socket) -> None:
+    """All that the new process does. Never returns: what its parent does at its end, and has
+    buffered, is not this one's to do."""
+    code = 1
+    try:
+        ours.close()
+        # Who reads what the parent prints is not to wait for this one's end.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nowhere, standard)
+        with channel.makefile("rb") as hearing:
+            told = hearing.readline()
+        if told:
+            threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
+            _work(work, told, channel)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _work(work: Work, told: bytes, channel: socket.socket) -> None:
+    lock = threading.Lock()
+
+    def say(said: Moved | _Done | _Failed) -> None:
+        with lock:
+            channel.sendall(msgspec.json.encode(said) + b"\n")
+
+    try:
+        work(told, say)
+    except AotcacheError as error:
+        say(_Failed(error.code, str(error)))
+    except Exception:
+        say(_Failed("", traceback.format_exc()))
+    else:
+        say(_Done())
+
+
+def _end_with(channel: socket.socket) -> None:
+    """The parent says no more; when it dies, or lets go, there is an end to read."""
+    with suppress(OSError):
+        channel.recv(1)
+    os._exit(1)
