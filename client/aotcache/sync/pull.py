@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from aotcache.core.trust import UNSIGNED
@@ -131,7 +131,7 @@ class _Pull:
 
     def run(self, *, again: bool = False) -> Pulled | Miss:
         """Raises _GoneError; again: ObjectMissingError in its place."""
-        hit = self._site.index.lookup(self._lookup)
+        hit = self._site.index.lookup(replace(self._lookup, manifests=True))
         if isinstance(hit, Miss):
             return hit
         parts = choose_parts(hit, self._lookup)
@@ -164,7 +164,8 @@ class _Pull:
         # While all that the shared part lists is checked here, another process writes the few large
         # files of the ranks.
         helped = bool(ranks and shared) and mover.find_help(sum(part.raw_bytes for part in ranks))
-        manifests = self._site.manifests([part.manifest for part in parts])
+        known = {part.manifest: part.data for part in parts if part.data}
+        manifests = self._site.manifests([part.manifest for part in parts], known)
         if helped:
             accepted = self._accept(hit, ranks, manifests, mover)
             if missing := self._compare(accepted):

@@ -52,8 +52,10 @@ class Site:
         from concurrent.futures import ThreadPoolExecutor
 
         lacking = [key for key in keys if key not in known]
-        with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
-            found = dict(zip(lacking, pool.map(self.store.get, lacking), strict=True))
+        found: dict[str, bytes] = {}
+        if lacking:
+            with ThreadPoolExecutor(8, thread_name_prefix="aotcache-manifest") as pool:
+                found = dict(zip(lacking, pool.map(self.store.get, lacking), strict=True))
 
         def accepted(key: str) -> Manifest:
             return self._accept(key, found[key]) if key in found else self.manifest(key, known[key])

@@ -18,13 +18,15 @@ OTHER_RECIPE = "other_recipe"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """parts: the parts that are needed; empty: whatever is stored."""
+    """parts: the parts that are needed; empty: whatever is stored. manifests: answer with their
+    manifests, too, for who is about to pull them."""
 
     layout: str
     hash: str
     platform: Platform
     namespace: str = DEFAULT_NAMESPACE
     parts: tuple[str, ...] = ()
+    manifests: bool = False
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
@@ -37,6 +39,7 @@ class StoredPart:
     """The newest generation of a part. Bytes: of all files, and of the packs' frames they are in.
 
     manifest: object key. signers: key ids of its signatures (to show; the node verifies itself).
+    data: the manifest's bytes, base64 in JSON, where they were asked for; empty: fetch it.
     """
 
     part: str
@@ -46,6 +49,7 @@ class StoredPart:
     raw_bytes: int
     stored_bytes: int
     signers: tuple[str, ...] = ()
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
