@@ -12,7 +12,8 @@ from aotcache.core.trust import SIGNED
 from aotcache.engines import torch as engine
 from aotcache.errors import InvalidNameError, UsageError
 from aotcache.local.records import read_records, write_record
-from aotcache.probe.platform import Detected, detect, load_platform
+from aotcache.probe.platform import Detected, detect
+from aotcache.probe.platform_file import load_platform
 from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import INDUCTOR, check_hash
 from aotcache.protocol.v1.lookup import Lookup, Miss

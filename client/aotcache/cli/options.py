@@ -195,10 +195,12 @@ def whole_platform(
 def platform_of(platform_from: str | None) -> Platform | None:
     if platform_from is None:
         return None
-    from aotcache.probe.platform import detect, load_platform
-
     if platform_from == "detect":
+        from aotcache.probe.platform import detect
+
         return detect().platform
+    from aotcache.probe.platform_file import load_platform
+
     try:
         return load_platform(platform_from)
     except FormatError as error:

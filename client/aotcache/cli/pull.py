@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aotcache.cli import MISS, options, output
 from aotcache.errors import ObjectMissingError, PackError, UsageError
 from aotcache.protocol.v1.lookup import Lookup, Miss
-from aotcache.protocol.v1.recipes import RecipeLookup
-from aotcache.sync.pull import Pulled
-from aotcache.sync.together import pull_recipe, pull_together
+
+if TYPE_CHECKING:
+    from aotcache.protocol.v1.recipes import RecipeLookup
+    from aotcache.sync.pull import Pulled
 
 
 @click.command()
@@ -70,6 +71,9 @@ def pull(
     try:
         with output.progress(as_json) as progress:
             place = options.site_at(progress, **site)
+            # Now, while a connection comes about.
+            from aotcache.sync.together import pull_recipe, pull_together
+
             if isinstance(asked, Lookup):
                 results += pull_together(place, asked, cache_root, lock_timeout=wait)
             else:
@@ -89,6 +93,7 @@ def pull(
 
 def _recipe(command: str, platform_from: str | None, namespace: str) -> RecipeLookup:
     from aotcache.engines.vllm.command import recipe_of_command
+    from aotcache.protocol.v1.recipes import RecipeLookup
 
     try:
         words = shlex.split(command)

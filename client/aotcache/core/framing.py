@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from blake3 import blake3
 
 from aotcache.errors import NotSettledError, PackError
@@ -61,8 +61,7 @@ class Prefix:
         return known
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A blob to be packed. `read` gives its location-free bytes, in pieces of FRAME_RAW but for the
     last, so that of a large one there is never more than a few frames in memory.
 
@@ -79,8 +78,7 @@ class Source:
     prefix: tuple[str, Callable[[], bytes | None]] | None = None
 
 
-@dataclass(slots=True)
-class RawFrame:
+class RawFrame(msgspec.Struct):
     """names: of the blobs in it, with their offset in this frame. at, before: where it begins in
     the first of them, and the bytes that come before that."""
 

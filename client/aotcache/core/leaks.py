@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
@@ -21,6 +22,8 @@ from aotcache.errors import LeakError
 from aotcache.settings import is_secret
 
 if TYPE_CHECKING:
+    from ahocorasick_rs import BytesAhoCorasick
+
     from aotcache.protocol.v1.explain import Explain
     from aotcache.protocol.v1.outcomes import Outcome
 
@@ -65,19 +68,36 @@ class Leak(NamedTuple):
     what: str
 
 
+class _Sought(NamedTuple):
+    """begins: finds where one of `form`'s groups may begin. words: for each group."""
+
+    begins: BytesAhoCorasick
+    form: re.Pattern[bytes]
+    words: list[str]
+    margin: int
+
+
 class Scanner:
     """Looks for the secrets of this environment, and for tokens of anybody's. The interpreter's
-    lock is not held while it does.
-
-    margin: bytes that two pieces must share for nothing to lie unseen on their seam.
+    lock is not held while it does. What it looks for is gathered when it is first asked: who only
+    pulls never does.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        from ahocorasick_rs import BytesAhoCorasick, MatchKind  # who only pulls need not have it
+        self._environ = dict(environ)
+
+    @property
+    def margin(self) -> int:
+        """Bytes that two pieces must share for nothing to lie unseen on their seam."""
+        return self._sought.margin
+
+    @cached_property
+    def _sought(self) -> _Sought:
+        from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
         values = {
             form: name
-            for name, text in environ.items()
+            for name, text in self._environ.items()
             for value in _secrets(name, text.strip())
             if _stands_out(value)
             for form in _written(value)
@@ -86,21 +106,24 @@ class Scanner:
             **{re.escape(value): f"the value of {name}" for value, name in values.items()},
             **{form: f"what looks like {kind}" for kind, form in _FORMS.values()},
         }
-        self._form = re.compile(b"|".join(b"(%b)" % form for form in forms))
-        self._words = list(forms.values())
-        # Of its ways to match this is the one that is vectorised: 12 GB/s in place of 0.6.
-        self._begins = BytesAhoCorasick([*values, *_FORMS], matchkind=MatchKind.LeftmostFirst)
-        self.margin = max([_LONGEST, *map(len, values)])
+        return _Sought(
+            # Of its ways to match this is the one that is vectorised: 12 GB/s in place of 0.6.
+            begins=BytesAhoCorasick([*values, *_FORMS], matchkind=MatchKind.LeftmostFirst),
+            form=re.compile(b"|".join(b"(%b)" % form for form in forms)),
+            words=list(forms.values()),
+            margin=max([_LONGEST, *map(len, values)]),
+        )
 
     def find(self, data: bytes) -> Leak | None:
+        sought = self._sought
         # In pieces, as all that only begins like one is held in memory.
         for piece in range(0, len(data), _PIECE):
-            part = data[piece : piece + _PIECE + self.margin]
-            for _, start, end in self._begins.find_matches_as_indexes(part):
+            part = data[piece : piece + _PIECE + sought.margin]
+            for _, start, end in sought.begins.find_matches_as_indexes(part):
                 # It goes on behind what it found, which may overlap the beginning of another.
                 for at in range(piece + start, piece + end):
-                    if found := self._form.match(data, at):
-                        return Leak(at, self._words[(found.lastindex or 0) - 1])
+                    if found := sought.form.match(data, at):
+                        return Leak(at, sought.words[(found.lastindex or 0) - 1])
         return None
 
 

@@ -12,7 +12,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+
+import msgspec
 
 from aotcache.core.framing import FRAME_RAW, Prefix, RawFrame, Source, raw_frames
 from aotcache.core.leaks import Scanner, leak_in
@@ -31,8 +32,7 @@ LEVEL = 3
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltPack:
+class BuiltPack(msgspec.Struct, frozen=True):
     """blobs: digest to (offset in the pack's decompressed bytes, size)."""
 
     place: PackPlace

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import accumulate
+
+import msgspec
 
 from aotcache.errors import ManifestError
 from aotcache.protocol.manifest import BlobPlace, Frame, Locations, Manifest, PackPlace
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A blob: `size` bytes from `offset` of the decompressed bytes of `pack`."""
 
     pack: PackPlace
@@ -24,12 +24,11 @@ class Place:
     size: int
 
 
-@dataclass(slots=True)
-class Places:
+class Places(msgspec.Struct):
     """Where each known digest lies. The first place that is added wins."""
 
-    by_digest: dict[str, Place] = field(default_factory=dict)
-    _starts: dict[str, list[int]] = field(default_factory=dict)
+    by_digest: dict[str, Place] = {}
+    _starts: dict[str, list[int]] = {}
 
     def add(self, digest: str, place: Place) -> None:
         self.by_digest.setdefault(digest, place)
@@ -82,8 +81,7 @@ class Places:
         return Locations(packs=tuple(used), blobs=tuple(blobs), extra=tuple(extra))
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedFrame:
+class PlacedFrame(msgspec.Struct, frozen=True):
     """A frame and where it lies: bytes [at, at + frame.stored) of the pack, `raw_at`
     decompressed."""
 
@@ -92,8 +90,7 @@ class PlacedFrame:
     raw_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """Frames of one pack, in order, and the blobs they give: (digest, offset, size), in order."""
 
     pack: str

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 from dataclasses import dataclass, field
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -105,8 +106,7 @@ class TrustedKey:
     comment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Keyring:
+class Keyring(msgspec.Struct, frozen=True):
     """Whose signatures count here. revoked: ids of keys that never do, whoever trusts them."""
 
     trusted: tuple[TrustedKey, ...] = ()
@@ -153,13 +153,12 @@ def revoked_line(key: str, comment: str = "") -> str:
     return f"{_REVOKED} {key} {comment}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class TrustPolicy:
+class TrustPolicy(msgspec.Struct, frozen=True):
     """`signed`: a statement needs a good signature by one of the keys. `unsigned`: none is
     asked."""
 
     mode: str
-    keys: dict[str, TrustedKey] = field(default_factory=dict)
+    keys: dict[str, TrustedKey] = {}
 
     def accept(self, data: bytes, what: str, read: ReadBase = no_base) -> Manifest:
         """Decode a manifest if it may be trusted. `what` names the part in messages; `read`: as for

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from posixpath import basename
 
+import msgspec
 from blake3 import blake3
 
 from aotcache.errors import LocalError
@@ -17,8 +17,7 @@ from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry
 REWRITTEN = (".best_config", ".kernel_perf", ".picked_kernel")
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     """missing: the files to install. kept: how many are there with another size than asked for: a
     compile of this node's own writes the same names with other, equally good bytes. models: what
     is to be said of each `model` that is not the part's; those are kept, and counted, too."""

@@ -11,10 +11,8 @@ import fcntl
 import functools
 import logging
 import os
-import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 
@@ -36,8 +34,7 @@ _LOCK_SECONDS = 10.0  # a pull of the same tree may be at work
 _ours: set[str] = set()  # marks of this process: looking at one would free its lock
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """One load in progress. `lift` it when the engine has run its first step."""
 
     path: str
@@ -55,7 +52,7 @@ def mark(tree_path: str, note: Note) -> Mark:
     """Mark that this process loads a pulled part. Raises LocalError."""
     folder = TreeState(tree_path).loading
     make_directories(folder)
-    path = os.path.join(folder, f"{note.part}.{_boot()}.{secrets.token_hex(4)}{_SUFFIX}")
+    path = os.path.join(folder, f"{note.part}.{_boot()}.{os.urandom(4).hex()}{_SUFFIX}")
     unlocked = path + ".tmp"
     fd = -1
     try:

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -49,7 +50,20 @@ class Pool:
         self._read_seconds = read_seconds
         self._proxy = _proxy_of(to)
         self._kept: list[Wire] = []
+        self._prepared: list[socket.socket] = []  # one at most
         self._process = os.getpid()
+
+    def prepare(self) -> None:
+        """Begin to connect, for the first request, and wait for nothing but the name: the way there
+        and back passes while something else is done. What fails is said when it is used."""
+        to = self._proxy or self._to
+        with suppress(OSError):
+            found = socket.getaddrinfo(to.host.encode(), to.port, type=socket.SOCK_STREAM)
+            family, kind, protocol, _, address = found[0]
+            begun = socket.socket(family, kind, protocol)
+            begun.setblocking(False)
+            begun.connect_ex(address)
+            self._prepared = [begun]
 
     def exchange(
         self,
@@ -83,6 +97,8 @@ class Pool:
     def close(self) -> None:
         while self._kept:
             self._kept.pop().socket.close()
+        while self._prepared:
+            self._prepared.pop().close()
 
     def _on(self, wire: Wire, method: str, head: bytes, body: bytes | memoryview) -> Received:
         kept = False
@@ -99,7 +115,7 @@ class Pool:
     def _take(self) -> Wire | None:
         if self._process != os.getpid():
             # What the parent sends and hears there would be mixed up with ours.
-            self._kept, self._process = [], os.getpid()
+            self._kept, self._prepared, self._process = [], [], os.getpid()
         while True:
             try:
                 wire = self._kept.pop()
@@ -109,12 +125,28 @@ class Pool:
                 return wire
             wire.socket.close()
 
+    def _take_prepared(self) -> socket.socket | None:
+        try:
+            begun = self._prepared.pop()
+        except IndexError:
+            return None
+        poll = select.poll()
+        poll.register(begun, select.POLLOUT)
+        there = poll.poll(self._connect_seconds * 1000)
+        if there and not begun.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return begun
+        begun.close()  # another of the server's addresses may answer
+        return None
+
     def _connect(self) -> Wire:
         to = self._proxy or self._to
-        # As bytes: a text goes through a codec that is imported for it.
-        address = (to.host.encode(), to.port)
-        connected = socket.create_connection(address, self._connect_seconds)  # type: ignore[arg-type]
+        connected = self._take_prepared()
+        if connected is None:
+            # As bytes: a text goes through a codec that is imported for it.
+            address = (to.host.encode(), to.port)
+            connected = socket.create_connection(address, self._connect_seconds)  # type: ignore[arg-type]
         try:
+            connected.settimeout(self._connect_seconds)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._proxy and self._proxy.secure:
                 connected = _secured(connected, self._proxy.host)

@@ -274,6 +274,10 @@ class HttpClient:
                 ) from error
         return {"Authorization": f"Bearer {token}"} if token else {}
 
+    def prepare(self) -> None:
+        """Begin to connect: the first request is about to come, and this waits for nothing."""
+        self._pool.prepare()
+
     def close(self) -> None:
         self._pool.close()
 

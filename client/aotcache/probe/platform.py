@@ -7,13 +7,11 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aotcache.errors import FormatError, UsageError
+from aotcache.errors import UsageError
 from aotcache.probe.gpu import Gpu, amd, nvidia
 from aotcache.probe.host import libc_version, python_version, read_cpu, toolchain_notes
 from aotcache.probe.sources import package_directory, parse
-from aotcache.protocol.decoding import decode_json
 from aotcache.protocol.platform import Platform
-from aotcache.protocol.record import MAX_RECORD, decode_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,27 +64,6 @@ def assemble(torch: Mapping[str, str], triton: str, gpu: Gpu) -> Detected:
         | gpu.notes
         | {"cpu_name": cpu.name, "torch_git": torch["git_version"]},
     )
-
-
-def load_platform(path: str) -> Platform:
-    """Read a platform from a JSON file: a Platform by itself, or an engine record that holds one.
-
-    Raises UsageError if the file cannot be read, FormatError if it is something else.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_RECORD + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read the platform in {path}: {error.strerror}") from error
-    try:
-        return decode_json(data, Platform)
-    except FormatError as error:
-        try:
-            return decode_record(data).platform
-        except FormatError as other:
-            raise FormatError(
-                f"{path} holds neither a platform ({error}) nor an engine record ({other})"
-            ) from other
 
 
 def _torch_version() -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from aotcache.errors import UnavailableError
 from aotcache.net.http import HttpClient
-from aotcache.protocol.v1.objects import ObjectPage
 from aotcache.storage.base import ObjectInfo
 from aotcache.storage.checked import CheckedStore
 
@@ -54,6 +53,8 @@ class HttpStore(CheckedStore):
         return int(length)
 
     def _list(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        from aotcache.protocol.v1.objects import ObjectPage  # who only pulls never lists
+
         while True:
             query = {"prefix": prefix, "after": after, "limit": str(PAGE)}
             page = self._client.request_json("GET", self._objects, None, ObjectPage, query=query)

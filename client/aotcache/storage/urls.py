@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import msgspec
+
 from aotcache.errors import UnavailableError
 from aotcache.net.http import HttpClient
 from aotcache.protocol.v1.presign import MAX_URLS, NewPack, Presign, Presigned, SignedUrl
@@ -16,8 +18,7 @@ from aotcache.protocol.v1.presign import MAX_URLS, NewPack, Presign, Presigned, 
 _USED = 0.75
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """To read the pack of a key, or to write one of this size there."""
 
     key: str

@@ -38,15 +38,17 @@ def connect(
     environ: Mapping[str, str] = os.environ,
 ) -> Site:
     """The service at `url`, bytes as `transfer` says (`store_of`), keys from these files or the
-    user's own, the token from its file or `environ`. Nothing is asked of anybody yet. Raises
-    UsageError."""
+    user's own, the token from its file or `environ`. Nothing is asked of anybody yet, but a
+    connection to the service is begun. Raises UsageError."""
+    client = http_client(url, token_file, environ)
+    client.prepare()  # it is there when what comes now is imported
+
     from aotcache.core.leaks import Scanner
     from aotcache.core.limits import limits_of
     from aotcache.core.trust import make_policy
     from aotcache.sync.progress import Progress
     from aotcache.sync.site import Site
 
-    client = http_client(url, token_file, environ)
     signer = read_signing_key(signing_key)
     keys = read_trusted_keys(trusted_keys)
     if signer is not None and signer.id in keys.revoked:

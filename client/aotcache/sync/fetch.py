@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 
+import msgspec
 from blake3 import blake3
 
 from aotcache.core.framing import Prefix, digest_of
@@ -198,8 +198,7 @@ class Fetcher:
                     self._prefixes.used(wanted)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(msgspec.Struct, frozen=True):
     """gives: prefixes that others wait for. at_work: to be held while frames are read. arrived: all
     its bytes have come."""
 
@@ -207,7 +206,7 @@ class _Task:
     consume: Consume
     gives: frozenset[str]
     at_work: threading.Semaphore
-    arrived: Future[None] = field(default_factory=Future)
+    arrived: Future[None] = msgspec.field(default_factory=Future)
 
 
 def _verify(digest: str, _size: int, chunks: Iterable[memoryview]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
+
+import msgspec
 
 from aotcache.core.trust import UNSIGNED
 from aotcache.errors import ManifestError, ObjectMissingError
@@ -27,8 +29,7 @@ from aotcache.sync.site import Site
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PulledPart:
+class PulledPart(msgspec.Struct, frozen=True, kw_only=True):
     """files: that the part has; installed: of those, how many were not on this disk yet; kept: how
     many were, with other content, and stayed as they were."""
 
@@ -40,8 +41,7 @@ class PulledPart:
     signers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pulled:
+class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     """What a pull did. Bytes moved are as stored, bytes written as installed; seconds of it all.
 
     missing: parts that the tree should have and that nobody has published yet.

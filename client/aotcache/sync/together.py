@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from aotcache.probe.trees import tree_path
 from aotcache.protocol.names import SHARED, VLLM_AOT, VLLM_JIT
 from aotcache.protocol.recipe import Recipe
 from aotcache.protocol.v1.lookup import PART_MISSING, Hit, Lookup, Miss
-from aotcache.protocol.v1.recipes import RecipeLookup
 from aotcache.sync.parts import several_devices
 from aotcache.sync.pull import Pulled, pull
 from aotcache.sync.site import Site
+
+if TYPE_CHECKING:
+    from aotcache.protocol.v1.recipes import RecipeLookup
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from aotcache.errors import FormatError, UsageError
 from aotcache.probe import platform as probe
 from aotcache.probe import sources
 from aotcache.probe.gpu import Gpu
-from aotcache.probe.platform import detect, load_platform
+from aotcache.probe.platform import detect
+from aotcache.probe.platform_file import load_platform
 from aotcache.protocol.names import VLLM_AOT
 from aotcache.protocol.platform import Platform
 from aotcache.protocol.record import EngineRecord, encode_record
