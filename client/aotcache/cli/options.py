@@ -19,6 +19,7 @@ from aotcache.protocol.names import (
 )
 
 if TYPE_CHECKING:
+    from aotcache.net.http import HttpClient
     from aotcache.protocol.platform import Platform
     from aotcache.remote.index import Index
     from aotcache.sync.progress import Progress
@@ -221,9 +222,17 @@ def variables_of(site: Mapping[str, Any]) -> dict[str, str]:
 
 def index_at(url: str, token_file: str | None) -> Index:
     from aotcache.remote.index import Index
+
+    return Index(client_at(url, token_file))
+
+
+def client_at(url: str, token_file: str | None) -> HttpClient:
+    """A connection to the service is begun."""
     from aotcache.sync.connect import http_client
 
-    return Index(http_client(url, token_file))
+    client = http_client(url, token_file)
+    client.prepare()
+    return client
 
 
 def site_at(

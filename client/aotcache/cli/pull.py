@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aotcache.cli import MISS, options, output
 from aotcache.errors import ObjectMissingError, PackError, UsageError
-from aotcache.protocol.v1.lookup import Lookup, Miss
+from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 
 if TYPE_CHECKING:
+    from aotcache.net.http import HttpClient
     from aotcache.protocol.v1.recipes import RecipeLookup
     from aotcache.sync.pull import Pulled
 
@@ -70,12 +73,14 @@ def pull(
     results: list[Pulled | Miss] = []
     try:
         with output.progress(as_json) as progress:
-            place = options.site_at(progress, **site)
-            # Now, while a connection comes about.
+            client = options.client_at(site["url"], site["token_file"])
+            found = _ask(client, asked) if isinstance(asked, Lookup) else None
+            # What is imported from here on is so while the service answers.
+            place = options.site_at(progress, client=client, **site)
             from aotcache.sync.together import pull_recipe, pull_together
 
             if isinstance(asked, Lookup):
-                results += pull_together(place, asked, cache_root, lock_timeout=wait)
+                results += pull_together(place, asked, cache_root, lock_timeout=wait, found=found)
             else:
                 for result in pull_recipe(place, asked, cache_root, lock_timeout=wait):
                     results.append(result)  # what came before an error is there
@@ -89,6 +94,14 @@ def pull(
         _print_results(results, one=hash is not None, as_json=as_json)
     if isinstance(results[-1], Miss):
         raise SystemExit(MISS)
+
+
+def _ask(client: HttpClient, lookup: Lookup) -> Callable[[], Hit | Miss]:
+    from aotcache.remote.index import Index
+    from aotcache.sync.ahead import Ahead
+
+    asked = replace(lookup, manifests=True)
+    return Ahead(lambda: Index(client).lookup(asked)).answer
 
 
 def _recipe(command: str, platform_from: str | None, namespace: str) -> RecipeLookup:

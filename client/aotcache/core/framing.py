@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from mmap import mmap
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ _SLACK = 512 << 10  # bytes on either side of the place that a frame refers to
 _KEPT = 64 << 20  # bytes of pieces that are kept for the frames of other blobs, at most
 
 
-def digest_of(data: bytes | bytearray | memoryview) -> str:
+def digest_of(data: bytes | mmap | memoryview) -> str:
     return blake3(data).hexdigest()
 
 
@@ -30,7 +31,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 class Prefix:
     """A blob that frames are compressed against, piece by piece."""
 
-    def __init__(self, data: bytes | bytearray, digest: str = "") -> None:
+    def __init__(self, data: bytes | mmap, digest: str = "") -> None:
         """digest: of the data, where it was made sure already."""
         self.digest = digest or digest_of(data)
         self.size = len(data)

@@ -20,9 +20,9 @@ from aotcache.protocol.manifest import NOT_RELOCATED, FileEntry
 
 Buffer = bytes | memoryview  # what is written
 
-# Bytes of one write. A larger one takes pages that lie together, which a virtual machine has to ask
-# its host for first: 36 MB took 14 ms in writes of 64 to 256 KiB, and often 120 in writes of 1 MiB.
-_WRITE = 128 << 10
+# Bytes of one write. For a larger one the kernel wants more pages that lie together than it has at
+# hand once memory is full of files, as it is on every machine after a while: it moves others first.
+_WRITE = 32 << 10
 # Blobs up to this size are held in memory and verified before they are written anywhere.
 _IN_MEMORY = 1 << 20
 
@@ -34,7 +34,7 @@ _LINKED = re.compile(r"(?:inductor_cache/)?triton/[0-9]+/[^/]+/[^/]+")
 
 class Staging:
     """A directory of files on their way into one tree. `write` may be called from several threads,
-    once for each file.
+    once for each file, until `close`.
 
     The caller holds the tree's lock: what lies here already was left by a pull that died.
     """
@@ -48,10 +48,19 @@ class Staging:
         try:
             # Nobody else may put anything in while it is filled.
             os.mkdir(path, mode=0o700)
-            for directory in _directories(entries):
-                os.mkdir(f"{path}/{directory}", mode=0o755)
+            # Names are looked up from here: the way to it is as long as that in it.
+            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise LocalError(f"cannot make {path}: {error.strerror}") from error
+            raise _cannot_make(path, error) from error
+        try:
+            for directory in _directories(entries):
+                os.mkdir(directory, mode=0o755, dir_fd=self._root)
+        except OSError as error:
+            self.close()
+            raise _cannot_make(path, error) from error
+
+    def close(self) -> None:
+        os.close(self._root)
 
     def clear(self) -> None:
         discard(self.path)
@@ -102,10 +111,8 @@ class Staging:
             raise PackError(f"the bytes of {to[0].path} are not those its manifest names")
         for entry in to[1:]:
             if not self._link(to[0], entry):
-                with (
-                    open(self._place(to[0]), "rb") as source,
-                    open(self._create(entry), "wb") as file,
-                ):
+                read = os.open(to[0].path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._root)
+                with open(read, "rb") as source, open(self._create(entry), "wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
 
     def _write_file(self, entry: FileEntry, content: Buffer) -> None:
@@ -126,7 +133,7 @@ class Staging:
         ):
             return False
         try:
-            os.link(self._place(first), self._place(entry))
+            os.link(first.path, entry.path, src_dir_fd=self._root, dst_dir_fd=self._root)
         except OSError as error:
             if error.errno in NO_LINKS:
                 return False
@@ -136,10 +143,7 @@ class Staging:
     def _create(self, entry: FileEntry) -> int:
         """A descriptor of a new file; the caller's umask makes its mode stricter where it is."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._place(entry), flags, entry.mode)
-
-    def _place(self, entry: FileEntry) -> str:
-        return f"{self.path}/{entry.path}"
+        return os.open(entry.path, flags, entry.mode, dir_fd=self._root)
 
 
 def _directories(entries: Iterable[FileEntry]) -> list[str]:
@@ -151,6 +155,10 @@ def _directories(entries: Iterable[FileEntry]) -> list[str]:
             found.add(directory)
             directory = dirname(directory)
     return sorted(found)
+
+
+def _cannot_make(path: str, error: OSError) -> LocalError:
+    return LocalError(f"cannot make {path}: {error.strerror}")
 
 
 def _write_all(fd: int, data: Buffer) -> None:

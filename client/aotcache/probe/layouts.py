@@ -81,19 +81,33 @@ def classify(layout: str, path: str) -> str | None:
 
     layout: one of protocol.names.LAYOUTS. path: relative to the tree, `/` between names.
     """
+    found = classify_checked(layout, path)
+    return found if found and _is_path(path) else None
+
+
+def classify_checked(layout: str, path: str) -> str | None:
+    """The same for a path that `check_path` takes, as those of a manifest are."""
     # To search takes longer than all the rest, and each of these names has one of the three in it.
     if ("lock" in path or "tmp" in path or "_Cxx" in path) and _NEVER_IN.search(path):
         return None
-    return classify_entered(layout, path)
+    return _whose(_allowed(layout).fullmatch(path))
 
 
 def classify_entered(layout: str, path: str) -> str | None:
     """The same for a path none of whose names is one of `never`, as whoever walks a tree knows."""
-    match = _allowed(layout).fullmatch(path)
+    found = _whose(_allowed(layout).fullmatch(path))
+    return found if found and _is_path(path) else None
+
+
+def _whose(match: re.Match[str] | None) -> str | None:
     if match is None:
         return None
+    return match[1] if match.lastindex else SHARED
+
+
+def _is_path(path: str) -> bool:
     try:
         check_path(path)
     except InvalidNameError:
-        return None
-    return match[1] if match.lastindex else SHARED
+        return False
+    return True

@@ -51,6 +51,7 @@ Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 PLAIN, EXECUTABLE = 0o644, 0o755
 NOT_RELOCATED, BY_DIRECTORY, BY_TREE = "", "dir", "tree"
+_MODES, _RELOCATIONS = (PLAIN, EXECUTABLE), (NOT_RELOCATED, BY_DIRECTORY, BY_TREE)
 
 
 class FileEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -249,15 +250,26 @@ def _check_statement(statement: Statement) -> None:
         )
     if not 1 <= len(statement.files) <= MAX_FILES:
         raise ManifestError(f"a manifest lists 1 to {MAX_FILES} files, not {len(statement.files)}")
+    # Not one by one, while nothing is wrong: there may be a million.
+    modes = {entry.mode for entry in statement.files}
+    relocations = {entry.relocate for entry in statement.files}
+    sizes = {entry.digest: entry.size for entry in statement.files}
+    known = modes <= {*_MODES} and relocations <= {*_RELOCATIONS}
+    if not known or any(sizes[entry.digest] != entry.size for entry in statement.files):
+        _refuse_files(statement)
+    check_paths([entry.path for entry in statement.files])
+
+
+def _refuse_files(statement: Statement) -> None:
+    """Say which of its files is wrong, and how."""
     sizes: dict[str, int] = {}
     for entry in statement.files:
-        if entry.mode not in (PLAIN, EXECUTABLE):
+        if entry.mode not in _MODES:
             raise ManifestError(f"{entry.path[:200]!r}: mode {entry.mode:o} is neither 644 nor 755")
-        if entry.relocate not in (NOT_RELOCATED, BY_DIRECTORY, BY_TREE):
+        if entry.relocate not in _RELOCATIONS:
             raise ManifestError(f"{entry.path[:200]!r}: unknown relocation {entry.relocate[:20]!r}")
         if sizes.setdefault(entry.digest, entry.size) != entry.size:
             raise ManifestError(f"{entry.path[:200]!r}: one digest with two sizes")
-    check_paths(entry.path for entry in statement.files)
 
 
 def _check_locations(statement: Statement, locations: Locations) -> None:

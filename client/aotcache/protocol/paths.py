@@ -4,7 +4,7 @@ written."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aotcache.errors import InvalidNameError
 
@@ -13,6 +13,7 @@ MAX_NAME = 200
 # ASCII only, so that no two names are equal in another Unicode form.
 _NAME = rf"[A-Za-z0-9_][A-Za-z0-9._,+=@-]{{0,{MAX_NAME - 1}}}"
 _PATH = re.compile(rf"{_NAME}(?:/{_NAME})*")
+_ONE = re.compile(_NAME)
 
 
 def check_path(path: str) -> str:
@@ -24,20 +25,36 @@ def check_path(path: str) -> str:
     return path
 
 
-def check_paths(paths: Iterable[str]) -> None:
+def check_paths(paths: Sequence[str]) -> None:
     """Check each path, and that no two are equal (by case either) and none is another's
     directory."""
-    files: set[str] = set()
-    folders: set[str] = set()
-    for path in paths:
-        folded = check_path(path).lower()
-        if folded in files:
-            raise InvalidNameError(f"{path!r} is there twice, or in another case")
-        files.add(folded)
-        parent = folded.rpartition("/")[0]
-        while parent and parent not in folders:
-            folders.add(parent)
+    split = [path.rpartition("/") for path in paths]
+    # Many files lie in few directories, and many have the same name: each is looked at once.
+    folders = {folder for folder, slash, _ in split if slash}
+    names = {name for _, _, name in split}
+    if not (
+        max(map(len, paths), default=0) <= MAX_PATH
+        and all(map(_PATH.fullmatch, folders))
+        and all(map(_ONE.fullmatch, names))
+    ):
+        for path in paths:
+            check_path(path)
+    files = {path.lower() for path in paths}
+    if len(files) < len(paths):
+        _refuse_repeated(paths)
+    around: set[str] = set()
+    for folder in folders:
+        parent = folder.lower()
+        while parent and parent not in around:
+            around.add(parent)
             parent = parent.rpartition("/")[0]
-    both = files & folders
-    if both:
+    if both := files & around:
         raise InvalidNameError(f"{min(both)!r} is a file and a directory")
+
+
+def _refuse_repeated(paths: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for path in paths:
+        if path.lower() in seen:
+            raise InvalidNameError(f"{path!r} is there twice, or in another case")
+        seen.add(path.lower())

@@ -36,12 +36,15 @@ def connect(
     transfer: str = "",
     progress: Progress | None = None,
     environ: Mapping[str, str] = os.environ,
+    client: HttpClient | None = None,
 ) -> Site:
     """The service at `url`, bytes as `transfer` says (`store_of`), keys from these files or the
     user's own, the token from its file or `environ`. Nothing is asked of anybody yet, but a
-    connection to the service is begun. Raises UsageError."""
-    client = http_client(url, token_file, environ)
-    client.prepare()  # it is there when what comes now is imported
+    connection to the service is begun. client: of that service, where there is one already. Raises
+    UsageError."""
+    if client is None:
+        client = http_client(url, token_file, environ)
+        client.prepare()  # it is there when what comes now is imported
 
     from aotcache.core.leaks import Scanner
     from aotcache.core.limits import limits_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -167,7 +168,7 @@ class Fetcher:
                 if digest not in task.gives:
                     task.consume(digest, size, chunks)
                     continue
-                whole = bytearray(size)
+                whole = mmap.mmap(-1, size)  # which nobody fills with zeros first
                 task.consume(digest, size, _copied(chunks, whole))
                 self._prefixes.give(Prefix(whole, digest))
 
@@ -235,7 +236,7 @@ class _Cutter:
             yield chunk
 
 
-def _copied(chunks: Iterable[memoryview], into: bytearray) -> Iterator[memoryview]:
+def _copied(chunks: Iterable[memoryview], into: mmap.mmap) -> Iterator[memoryview]:
     at = 0
     for chunk in chunks:
         into[at : at + len(chunk)] = chunk

@@ -39,14 +39,15 @@ class _Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Say = Callable[[Moved], None]
-Work = Callable[[bytes, Say], None]
+Work = Callable[[bytes, Say], object]
 
 
 class Helper:
     """Waits, does `work(told, say)` once it is told something (one line), and ends. It ends too
     when this process does, or lets it go: nothing outlives the tree's lock, which both hold.
 
-    `work` runs with what this process had when it forked; of its threads there is none.
+    `work` runs with what this process had when it forked; of its threads there is none. What it
+    returns is kept until its process ends: to free it takes time that `listen` would wait for.
     """
 
     def __init__(self, work: Work) -> None:
@@ -135,13 +136,14 @@ def _work(work: Work, told: bytes, channel: socket.socket) -> None:
             channel.sendall(msgspec.json.encode(said) + b"\n")
 
     try:
-        work(told, say)
+        kept = work(told, say)
     except AotcacheError as error:
         say(_Failed(error.code, str(error)))
     except Exception:
         say(_Failed("", traceback.format_exc()))
     else:
         say(_Done())
+        del kept
 
 
 def _end_with(channel: socket.socket) -> None:

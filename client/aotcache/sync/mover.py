@@ -33,6 +33,7 @@ from aotcache.sync.stages import Installing, OwnStage, Stage, consumer
 
 # Bytes to write from which on another process is worth its two milliseconds.
 _WORTH_HELP = 16 << 20
+_URGENT = (".so", "model")
 
 
 class _Lent(msgspec.Struct, frozen=True):
@@ -168,7 +169,9 @@ class Mover:
             make_directories(os.path.dirname(path))
             self._free_before = shutil.disk_usage(os.path.dirname(path)).free
         self.written += sum(entry.size for entry in entries)
-        self._needed += sum(most_bytes(e.size, e.path, e.relocate, path) for e in entries)
+        self._needed += sum(entry.size for entry in entries if entry.relocate == NOT_RELOCATED)
+        moved = (entry for entry in entries if entry.relocate != NOT_RELOCATED)
+        self._needed += sum(most_bytes(e.size, e.path, e.relocate, path) for e in moved)
         if self._free_before < self._needed:
             raise LocalError(
                 f"{path} needs {self._needed} bytes and its disk has {self._free_before}: nothing "
@@ -218,13 +221,17 @@ class _Plan:
         done: Callable[[int], None] = lambda batch: None,  # noqa: ARG005
     ) -> None:
         consume = consumer(stages)
-        for digest in self._empty:  # files of no bytes, which lie in no pack
-            consume(digest, 0, ())
-        self._fetcher.run(batches, consume, done)
+        try:
+            for digest in self._empty:  # files of no bytes, which lie in no pack
+                consume(digest, 0, ())
+            self._fetcher.run(batches, consume, done)
+        finally:
+            for stage in stages:
+                stage.close()
 
 
-def _stage_lent(site: Site, state: TreeState, told: bytes, say: Say) -> None:
-    """What the other process does."""
+def _stage_lent(site: Site, state: TreeState, told: bytes, say: Say) -> object:
+    """What the other process does. Returns all that it holds."""
     lent = msgspec.json.decode(told, type=_Lent)
     manifests = [decode_manifest(data) for data in lent.manifests]
     missing = set(lent.missing)
@@ -238,6 +245,7 @@ def _stage_lent(site: Site, state: TreeState, told: bytes, say: Say) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="aotcache-staging") as making:
         stage = OwnStage(_lent_path(state), state.tree_path, entries, making)
         plan.run([plan.jobs], [stage])
+    return plan
 
 
 def _lent_path(state: TreeState) -> str:
@@ -261,16 +269,13 @@ def _near(state: TreeState, digest: str) -> bytes | None:
 
 
 def _urgent_and_rest(entries: Sequence[FileEntry]) -> tuple[list[FileEntry], list[FileEntry]]:
-    split: tuple[list[FileEntry], list[FileEntry]] = ([], [])
-    for entry in entries:
-        split[not _is_urgent(entry)].append(entry)
-    return split
+    urgent = [entry for entry in entries if entry.path.endswith(_URGENT) and _is_urgent(entry)]
+    paths = {entry.path for entry in urgent}
+    return urgent, [entry for entry in entries if entry.path not in paths]
 
 
 def _is_urgent(entry: FileEntry) -> bool:
     """Triton's libraries are not: they lie in its `{KEY}` directories, which appear whole."""
-    if not entry.path.endswith((".so", "model")):
-        return False
     if entry.path.endswith(".so"):
         return not {"triton", "triton_cache"} & set(entry.path.split("/"))
     return basename(entry.path) == "model"

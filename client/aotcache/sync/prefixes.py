@@ -12,7 +12,8 @@ from aotcache.core.framing import Prefix
 
 
 class Prefixes:
-    """By digest. Each is held until the last frame that needs it has been read."""
+    """By digest. Each is held until the last frame that needs it has been read, and the last of all
+    for as long as this is: to give its memory back takes time, and who reads waits for the end."""
 
     def __init__(self) -> None:
         self._ready: dict[str, Future[Prefix]] = {}
@@ -67,4 +68,5 @@ class Prefixes:
             self._needed[digest] -= 1
             if self._needed[digest] <= 0:
                 del self._needed[digest]
-                self._ready.pop(digest, None)
+                if self._needed:
+                    self._ready.pop(digest, None)

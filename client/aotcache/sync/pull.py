@@ -77,6 +77,7 @@ def pull(
     lock_timeout: float = -1,
     recipe: Recipe | None = None,
     beside: Callable[[Hit], Miss | None] = lambda hit: None,  # noqa: ARG005
+    found: Callable[[], Hit | Miss] | None = None,
 ) -> Pulled | Miss:
     """Look a tree up and install it at `tree_path` (absolute): the parts asked for, or all.
 
@@ -85,18 +86,29 @@ def pull(
     are counted as `kept`, and the model is warned of. recipe: of the start that will load it: what
     was compiled for another graph is a miss (`graph_differences`); None: any will do. beside: is
     called with what was found, before anything is installed; a Miss of its own is the answer then.
+    found: gives the answer to this lookup, with manifests, where it was asked for already; not used
+    where another process had to be waited for.
     A Miss says why there is nothing to pull; every error is raised (AotcacheError) and leaves the
     tree as it was, or with whole units more.
     """
     state = TreeState(tree_path)
     about = {"layout": lookup.layout, "hash": lookup.hash, "namespace": lookup.namespace}
-    with span("aotcache.pull", **about), state.locked(lock_timeout, site.progress.step):
-        begin = time.monotonic()
+    begin = time.monotonic()
+    asked = replace(lookup, manifests=True)
+
+    def waiting(text: str) -> None:
+        nonlocal found
+        found = None
+        site.progress.step(text)
+
+    with span("aotcache.pull", **about), state.locked(lock_timeout, waiting):
         try:
-            return _Pull(site, lookup, state, recipe, beside, begin).run()
+            hit = found() if found else site.index.lookup(asked)
+            return _Pull(site, lookup, state, recipe, beside, begin).run(hit)
         except _GoneError:
             # The tree may have been deleted in between, and is a miss then.
-            return _Pull(site, lookup, state, recipe, beside, begin).run(again=True)
+            hit = site.index.lookup(asked)
+            return _Pull(site, lookup, state, recipe, beside, begin).run(hit, again=True)
 
 
 class _MissError(Exception):
@@ -129,9 +141,8 @@ class _Pull:
         self._manifests: list[Manifest] = []  # accepted
         self._compared: list[Compared] = []
 
-    def run(self, *, again: bool = False) -> Pulled | Miss:
+    def run(self, hit: Hit | Miss, *, again: bool = False) -> Pulled | Miss:
         """Raises _GoneError; again: ObjectMissingError in its place."""
-        hit = self._site.index.lookup(replace(self._lookup, manifests=True))
         if isinstance(hit, Miss):
             return hit
         parts = choose_parts(hit, self._lookup)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aotcache.errors import ManifestError, TrustError
 from aotcache.local.loading import poisoned
 from aotcache.local.state import TreeState
-from aotcache.probe.layouts import classify
+from aotcache.probe.layouts import classify_checked
 from aotcache.protocol.content import content_of
 from aotcache.protocol.manifest import Manifest, encode_whole
 from aotcache.protocol.names import SHARED, part_directory
@@ -39,7 +39,7 @@ def refuse_foreign(manifests: Sequence[Manifest]) -> None:
     for said in (manifest.statement for manifest in manifests):
         own = SHARED if said.part == SHARED else part_directory(said.part)
         for entry in said.files:
-            if classify(said.layout, entry.path) != own:
+            if classify_checked(said.layout, entry.path) != own:
                 raise ManifestError(
                     f"{said.tree}: {said.part} lists {entry.path}, which has no place in it: "
                     "nothing was installed; upgrade aotcache here if its publisher's is newer, "

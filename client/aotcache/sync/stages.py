@@ -36,6 +36,11 @@ class OwnStage(Stage):
     def write(self, digest: str, size: int, chunks: Iterable[memoryview]) -> None:
         self._staging.result().write(digest, size, chunks, self.to[digest])
 
+    def close(self) -> None:
+        """Nothing is written any more."""
+        if self._staging.exception() is None:
+            self._staging.result().close()
+
 
 class Installing:
     """Installs stages into a tree in their order, each when it and all before it are staged.

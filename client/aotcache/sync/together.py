@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aotcache.probe.trees import tree_path
@@ -27,11 +27,12 @@ def pull_together(
     *,
     lock_timeout: float = -1,
     recipe: Recipe | None = None,
+    found: Callable[[], Hit | Miss] | None = None,
 ) -> list[Pulled | Miss]:
     """Pull a tree under a cache root, after those that it cannot be loaded without: a `vllm-aot`
     tree that was not saved as one artifact leads to a `vllm-jit` tree. Its own result comes last; a
-    Miss of the other is its own, as it could not be loaded. recipe: as for `pull`. Raises what
-    `pull` raises."""
+    Miss of the other is its own, as it could not be loaded. recipe, found: as for `pull`. Raises
+    what `pull` raises."""
     results: list[Pulled | Miss] = []
 
     def beside(hit: Hit) -> Miss | None:
@@ -55,7 +56,15 @@ def pull_together(
         return None
 
     path = tree_path(cache_root, asked.layout, asked.hash)
-    own = pull(site, asked, path, lock_timeout=lock_timeout, recipe=recipe, beside=beside)
+    own = pull(
+        site,
+        asked,
+        path,
+        lock_timeout=lock_timeout,
+        recipe=recipe,
+        beside=beside,
+        found=found,
+    )
     results.append(own)
     return results
 
