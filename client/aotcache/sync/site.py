@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from aotcache.core.limits import Limits
 from aotcache.errors import ManifestError, TrustError
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from aotcache.storage import ObjectStore
 
 
-class Site(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Site:
     """index: what is stored; store: the bytes; policy: whose manifests are accepted; signer: signs
     what is published from here (None: published unsigned); scanner: looks for secrets in it (None:
     nobody does); limits: on what is taken from there."""
@@ -32,8 +32,8 @@ class Site(msgspec.Struct, frozen=True):
     policy: TrustPolicy
     signer: SigningKey | None = None
     scanner: Scanner | None = None
-    limits: Limits = msgspec.field(default_factory=Limits)
-    progress: Progress = msgspec.field(default_factory=Progress)
+    limits: Limits = field(default_factory=Limits)
+    progress: Progress = field(default_factory=Progress)
 
     def manifest(self, key: str, known: bytes | None = None) -> Manifest:
         """Fetch a manifest and accept it under the policy. known: its bytes, if this node has seen

@@ -162,5 +162,6 @@ def test_a_full_disk_is_named(tiny_disk: Path, size: int) -> None:
     data = bytes(size)
     with pytest.raises(LocalError, match=r"a/one .*the disk is full"):
         _write(staging, data, _entry("a/one", data))
+    staging.close()
     staging.clear()
     assert os.listdir(tiny_disk) == []

@@ -85,4 +85,4 @@ def test_paths_that_can_lie_in_one_tree(paths: list[str], other: bool) -> None:
         with pytest.raises(InvalidNameError):
             check_paths(paths)
     else:
-        check_paths(reversed(paths) if other else paths)
+        check_paths(paths[::-1] if other else paths)
