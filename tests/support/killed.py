@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from aotcache.storage import DirectStore, ObjectInfo
 
@@ -34,6 +34,12 @@ class KilledAt:
 
     def expect(self, keys: Iterable[str]) -> None:
         self._store.expect(keys)
+
+    def take_urls(self, urls: Mapping[str, str], seconds: int) -> None:
+        self._store.take_urls(urls, seconds)
+
+    def prepare(self) -> None:
+        self._store.prepare()
 
     def get(self, key: str) -> bytes:
         return self._step().get(key)

@@ -100,7 +100,8 @@ def _ask(client: HttpClient, lookup: Lookup) -> Callable[[], Hit | Miss]:
     from aotcache.remote.index import Index
     from aotcache.sync.ahead import Ahead
 
-    asked = replace(lookup, manifests=True)
+    # As `sync.pull.before_a_pull`, which is imported while this is answered.
+    asked = replace(lookup, manifests=True, urls=True)
     return Ahead(lambda: Index(client).lookup(asked)).answer
 
 

@@ -56,6 +56,9 @@ class Pool:
     def prepare(self) -> None:
         """Begin to connect, for the first request, and wait for nothing but the name: the way there
         and back passes while something else is done. What fails is said when it is used."""
+        self._disown()
+        if self._kept or self._prepared:
+            return
         to = self._proxy or self._to
         with suppress(OSError):
             found = socket.getaddrinfo(to.host.encode(), to.port, type=socket.SOCK_STREAM)
@@ -113,9 +116,7 @@ class Pool:
         return received
 
     def _take(self) -> Wire | None:
-        if self._process != os.getpid():
-            # What the parent sends and hears there would be mixed up with ours.
-            self._kept, self._prepared, self._process = [], [], os.getpid()
+        self._disown()
         while True:
             try:
                 wire = self._kept.pop()
@@ -124,6 +125,12 @@ class Pool:
             if not _is_readable(wire.socket):
                 return wire
             wire.socket.close()
+
+    def _disown(self) -> None:
+        """Connections of the process that this one was forked from: what it sends and hears there
+        would be mixed up with ours."""
+        if self._process != os.getpid():
+            self._kept, self._prepared, self._process = [], [], os.getpid()
 
     def _take_prepared(self) -> socket.socket | None:
         try:

@@ -10,7 +10,7 @@ writes under a publish session also raises SessionExpiredError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -55,6 +55,15 @@ class ObjectStore(Protocol):
     def expect(self, keys: Iterable[str]) -> None:
         """These objects are about to be read: what reading them needs is asked for at once, where
         it would else be asked for one by one. Says nothing of objects that are not there."""
+        ...
+
+    def take_urls(self, urls: Mapping[str, str], seconds: int) -> None:
+        """URLs to read these objects with, by key, that the service has signed already; good for so
+        many seconds. Others are asked for where a store needs one."""
+        ...
+
+    def prepare(self) -> None:
+        """A read is about to come, in this process: begin to connect, and wait for nothing."""
         ...
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:

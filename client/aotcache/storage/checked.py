@@ -12,7 +12,7 @@ import builtins
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from aotcache.errors import (
@@ -90,6 +90,12 @@ class CheckedStore(abc.ABC):
 
     def expect(self, keys: Iterable[str]) -> None:  # noqa: B027 (few stores ask for anything)
         """Nothing has to be asked for first."""
+
+    def take_urls(self, urls: Mapping[str, str], seconds: int) -> None:  # noqa: B027 (nor uses any)
+        """There is no use for them."""
+
+    def prepare(self) -> None:  # noqa: B027 (connections are the library's own)
+        """Nothing to prepare."""
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)

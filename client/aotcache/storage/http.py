@@ -23,6 +23,9 @@ class HttpStore(CheckedStore):
     def close(self) -> None:
         """The connections are the client's."""
 
+    def prepare(self) -> None:
+        self._client.prepare()
+
     def _path(self, key: str) -> str:
         return f"{self._objects}/{key}"
 

@@ -46,6 +46,13 @@ class PresignedStore(HttpStore):
             with self._failures("get", wishes[0].key):
                 self._urls.expect(wishes)
 
+    def take_urls(self, urls: Mapping[str, str], seconds: int) -> None:
+        self._urls.take({Wish(key): url for key, url in urls.items() if _is_pack(key)}, seconds)
+
+    def prepare(self) -> None:
+        for origin in self._urls.origins():
+            self._origin(origin).prepare()
+
     def close(self) -> None:
         for client in self._origins.values():
             client.close()
@@ -114,18 +121,20 @@ class PresignedStore(HttpStore):
         data: bytes | memoryview | None,
         headers: Mapping[str, str],
     ) -> Answer:
-        with self._lock:
-            client = self._origins.get(url.origin)
-            if client is None:
-                client = self._origins[url.origin] = HttpClient(url.origin)
         try:
-            return client.send(
+            return self._origin(url.origin).send(
                 method, url.path, data, query=url.query, headers={**url.headers, **headers}
             )
         except UnavailableError as error:
             raise StorageUnavailableError(
                 f"{error}; AOTCACHE_TRANSFER=proxy moves packs through the service instead"
             ) from error
+
+    def _origin(self, url: str) -> HttpClient:
+        with self._lock:
+            if url not in self._origins:
+                self._origins[url] = HttpClient(url)
+            return self._origins[url]
 
     def _refuse_if_required(self) -> None:
         if self._required:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -77,6 +77,16 @@ class PackUrls:
                 if self.signs:
                     self._ask(new[start : start + MAX_URLS])
 
+    def take(self, urls: Mapping[Wish, str], seconds: int) -> None:
+        """URLs that were signed a moment ago."""
+        begin = time.monotonic()
+        self._keep({wish: SignedUrl(url=url) for wish, url in urls.items()}, begin, seconds)
+
+    def origins(self) -> set[str]:
+        """Where the known ones lead."""
+        with self._lock:
+            return {url.origin for url in self._known.values()}
+
     def forget(self, wish: Wish, url: PackUrl) -> None:
         """This URL is refused. Another one that has been signed since stays."""
         with self._lock:
@@ -104,12 +114,15 @@ class PackUrls:
                 f"{self._client.url} signed {len(signed.read) + len(signed.write)} URLs where "
                 f"{len(wishes)} were asked for: check that service and client fit together"
             )
-        until = begin + signed.seconds * _USED
         urls = zip([*reads, *writes], [*signed.read, *signed.write], strict=True)
+        self._keep(dict(urls), begin, signed.seconds)
+
+    def _keep(self, urls: Mapping[Wish, SignedUrl], begin: float, seconds: int) -> None:
+        until = begin + seconds * _USED
         with self._lock:
             self._known = {
                 **{wish: url for wish, url in self._known.items() if begin < url.until},
-                **{wish: _split(url, until) for wish, url in urls},
+                **{wish: _split(url, until) for wish, url in urls.items()},
             }
 
 

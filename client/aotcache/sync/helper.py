@@ -50,8 +50,9 @@ class Helper:
     returns is kept until its process ends: to free it takes time that `listen` would wait for.
     """
 
-    def __init__(self, work: Work) -> None:
-        """Raises OSError where no process can be made."""
+    def __init__(self, work: Work, first: Callable[[], None]) -> None:
+        """first: what it does at once, before it is told anything. Raises OSError where no process
+        can be made."""
         ours, theirs = socket.socketpair()
         try:
             self._process = os.fork()
@@ -60,7 +61,7 @@ class Helper:
             theirs.close()
             raise
         if not self._process:
-            _run(work, ours, theirs)
+            _run(work, first, ours, theirs)
         theirs.close()
         self._channel = ours
 
@@ -108,7 +109,9 @@ class Helper:
             reap.start()
 
 
-def _run(work: Work, ours: socket.socket, channel: socket.socket) -> None:
+def _run(
+    work: Work, first: Callable[[], None], ours: socket.socket, channel: socket.socket
+) -> None:
     """All that the new process does. Never returns: what its parent does at its end, and has
     buffered, is not this one's to do."""
     code = 1
@@ -118,6 +121,7 @@ def _run(work: Work, ours: socket.socket, channel: socket.socket) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nowhere, standard)
+        first()
         with channel.makefile("rb") as hearing:
             told = hearing.readline()
         if told:

@@ -97,7 +97,8 @@ class Mover:
         if size < _WORTH_HELP or len(os.sched_getaffinity(0)) < 2 or not self._site.store.forkable:
             return False
         with suppress(OSError):  # where no process can be made, this one does it all
-            self._helper = Helper(partial(_stage_lent, self._site, self._state))
+            work = partial(_stage_lent, self._site, self._state)
+            self._helper = Helper(work, self._site.store.prepare)
         return self._helper is not None
 
     def begin(self) -> None:

@@ -94,7 +94,7 @@ def pull(
     state = TreeState(tree_path)
     about = {"layout": lookup.layout, "hash": lookup.hash, "namespace": lookup.namespace}
     begin = time.monotonic()
-    asked = replace(lookup, manifests=True)
+    asked = before_a_pull(lookup)
 
     def waiting(text: str) -> None:
         nonlocal found
@@ -109,6 +109,11 @@ def pull(
             # The tree may have been deleted in between, and is a miss then.
             hit = site.index.lookup(asked)
             return _Pull(site, lookup, state, recipe, beside, begin).run(hit, again=True)
+
+
+def before_a_pull(lookup: Lookup) -> Lookup:
+    """The same, to be answered with all that a pull asks for next."""
+    return replace(lookup, manifests=True, urls=True)
 
 
 class _MissError(Exception):
@@ -174,7 +179,9 @@ class _Pull:
         shared = parts[len(ranks) :]
         # While all that the shared part lists is checked here, another process writes the few large
         # files of the ranks.
+        self._site.store.take_urls(hit.urls, hit.url_seconds)
         helped = bool(ranks and shared) and mover.find_help(sum(part.raw_bytes for part in ranks))
+        self._site.store.prepare()
         known = {part.manifest: part.data for part in parts if part.data}
         manifests = self._site.manifests([part.manifest for part in parts], known)
         if helped:

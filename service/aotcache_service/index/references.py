@@ -1,4 +1,5 @@
-"""Which packs a part refers to, when its bytes are put elsewhere. Inside `Database.write`."""
+"""Which packs a part refers to, when its bytes are put elsewhere. But for `packs_of` inside
+`Database.write`."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from aotcache.protocol.manifest import Manifest, PackPlace
-from aotcache.protocol.names import manifest_key
+from aotcache.protocol.names import manifest_key, pack_key
 
+from .database import Database
 from .frames import frames_of
 from .models import LIVE, PackRow, PartPackRow, PartRow
 
@@ -20,6 +22,20 @@ def holds(db: Session, namespace: str, packs: Collection[str]) -> bool:
         PackRow.namespace == namespace, PackRow.name.in_(packs), PackRow.state == LIVE
     )
     return db.scalar(live) == len(packs)
+
+
+def packs_of(database: Database, manifests: Collection[str], limit: int) -> list[str]:
+    """Keys of the packs that the parts of these manifests refer to."""
+    of_parts = (
+        select(PackRow.namespace, PackRow.name)
+        .join(PartPackRow, PartPackRow.pack_id == PackRow.id)
+        .join(PartRow, PartRow.id == PartPackRow.part_id)
+        .where(PartRow.manifest.in_(manifests))
+        .distinct()
+        .limit(limit)
+    )
+    with database.read() as db:
+        return [pack_key(namespace, name) for namespace, name in db.execute(of_parts)]
 
 
 def add_pack(db: Session, namespace: str, pack: PackPlace, instead_of: int) -> bool:

@@ -18,8 +18,8 @@ OTHER_RECIPE = "other_recipe"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """parts: the parts that are needed; empty: whatever is stored. manifests: answer with their
-    manifests, too, for who is about to pull them."""
+    """parts: the parts that are needed; empty: whatever is stored. manifests, urls: answer
+    with their manifests, and with URLs of their packs, for who is about to pull them."""
 
     layout: str
     hash: str
@@ -27,6 +27,7 @@ class Lookup:
     namespace: str = DEFAULT_NAMESPACE
     parts: tuple[str, ...] = ()
     manifests: bool = False
+    urls: bool = False
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
@@ -61,6 +62,8 @@ class Hit:
     objects: where manifests and packs are read through the service, `{objects}/{key}`.
     storage_url: where they lie, for nodes with credentials of their own; empty: only the service
     can reach them.
+    urls: to read packs straight from object storage, by key, where they were asked for and this
+    service signs; good for url_seconds. Whoever has one can use it, so they are in no repr.
     """
 
     namespace: str
@@ -73,6 +76,8 @@ class Hit:
     objects: str = "/v1/objects"
     storage_url: str = ""
     trees: tuple[TreeUsed, ...] = ()
+    urls: dict[str, str] = field(default_factory=dict, repr=False)
+    url_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

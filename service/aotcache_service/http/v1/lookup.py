@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,12 @@ from fastapi import APIRouter, Response
 
 from aotcache.errors import StorageError
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
+from aotcache.protocol.v1.presign import Presign
 
 from ...index import history
+from ...index.references import packs_of
 from ...metrics import BY_HASH, HIT, LOOKUPS, MISS, OBJECT_BYTES
+from ...ops.presign import presign
 from ..access import AuthorizationDep
 from ..bodies import json_answer
 from ..context import Context, ContextDep
@@ -22,7 +26,7 @@ from ..errors import miss_answer, problems
 logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["lookup"])
-_MOST_PARTS = 64  # whose manifests one answer has
+_MOST_PARTS, _MOST_PACKS = 64, 64  # whose manifests and URLs one answer has
 _hits = LOOKUPS.labels(BY_HASH, HIT, "")
 MISS_ANSWER: dict[int | str, dict[str, Any]] = {
     404: {"model": Miss, "description": "Not stored for this platform, and why"}
@@ -42,15 +46,23 @@ async def lookup(
     _hits.inc()
     context.usage.record(found.trees, context.database.now())
     context.usage.note(asked.namespace, history.HIT, context.database.now())
-    return json_answer(await _with_manifests(found.hit, asked, context))
+    if not asked.manifests and not asked.urls:
+        return json_answer(found.hit)
+    wanted = [part for part in found.hit.parts if not asked.parts or part.part in asked.parts]
+    if len(wanted) > _MOST_PARTS:
+        return json_answer(found.hit)
+    manifests, urls = await asyncio.gather(
+        _manifests(wanted if asked.manifests else [], context),
+        _urls(wanted if asked.urls else [], context),
+    )
+    parts = tuple(manifests.get(part.part, part) for part in found.hit.parts)
+    seconds = context.presigner.seconds if context.presigner else 0
+    return json_answer(replace(found.hit, parts=parts, urls=urls, url_seconds=seconds))
 
 
-async def _with_manifests(hit: Hit, asked: Lookup, context: Context) -> Hit:
-    """With those asked for, as far as they can be read: the node fetches the rest, and is told what
-    is wrong with it."""
-    wanted = [part for part in hit.parts if not asked.parts or part.part in asked.parts]
-    if not asked.manifests or len(wanted) > _MOST_PARTS:
-        return hit
+async def _manifests(parts: Sequence[StoredPart], context: Context) -> dict[str, StoredPart]:
+    """The parts with their manifests, as far as those can be read: the node fetches the rest, and
+    is told what is wrong with it."""
 
     async def read(part: StoredPart) -> StoredPart:
         try:
@@ -61,5 +73,24 @@ async def _with_manifests(hit: Hit, asked: Lookup, context: Context) -> Hit:
         OBJECT_BYTES.labels("out").inc(len(data))
         return replace(part, data=data)
 
-    found = {part.part: part for part in await asyncio.gather(*map(read, wanted))}
-    return replace(hit, parts=tuple(found.get(part.part, part) for part in hit.parts))
+    return {part.part: part for part in await asyncio.gather(*map(read, parts))}
+
+
+async def _urls(parts: Sequence[StoredPart], context: Context) -> dict[str, str]:
+    """By key, of all packs that the parts are in; of too many none, as the node may need few."""
+    if context.presigner is None or not parts:
+        return {}
+    keys = await context.in_storage(
+        packs_of, context.database, [part.manifest for part in parts], _MOST_PACKS + 1
+    )
+    if len(keys) > _MOST_PACKS:
+        return {}
+    asked = Presign(read=tuple(keys))
+    try:
+        signed = await context.in_storage(
+            presign, context.database, context.presigner, asked, now=context.database.now()
+        )
+    except StorageError as error:
+        logger.warning("no URLs are in an answer: %s", error)
+        return {}
+    return {key: one.url for key, one in zip(keys, signed.read, strict=True)}
