@@ -28,6 +28,7 @@ class Steps:
         self.below = tuple(below)
         self.last = last
         self.count = 0
+        self._process = os.getpid()
         self._lock = threading.Lock()
 
     def hook(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -35,6 +36,8 @@ class Steps:
             self.step()
 
     def step(self) -> None:
+        if os.getpid() != self._process:
+            return  # one that was forked since dies of this one's death
         with self._lock:
             self.count += 1
             if self.count == self.last:
@@ -43,10 +46,14 @@ class Steps:
     def _changes(self, event: str, arguments: tuple[object, ...]) -> bool:
         if event == "open":
             path, _, flags = arguments
-            return isinstance(flags, int) and bool(flags & _WRITES) and self._below(path)
+            # What a relative path is relative to is not said; nobody else opens any.
+            near = isinstance(path, str) and not path.startswith("/")
+            return isinstance(flags, int) and bool(flags & _WRITES) and (near or self._below(path))
         if event in ("os.rename", "os.link"):
             pairs = zip(arguments[:2], arguments[2:], strict=True)
             arguments = tuple(_whole(*pair) for pair in pairs)
+        if event == "os.mkdir":
+            arguments = (_whole(arguments[0], arguments[2]),)
         return event in _CHANGES and any(self._below(argument) for argument in arguments)
 
     def _below(self, path: object) -> bool:

@@ -84,8 +84,8 @@ class Helper:
                 else:
                     raise RuntimeError(f"in the process that helps to pull: {found.message}")
         raise LocalError(
-            "the process that helps to pull was killed, perhaps as memory ran out: nothing was "
-            "installed; pull again"
+            "the process that helps to pull was killed, perhaps as memory ran out: what it was at "
+            "is not installed; pull again"
         )
 
     def stop(self) -> None:
