@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from aotcache.net.connections import KEPT, origin
 from aotcache.net.http import HttpClient
 from aotcache.protocol.v1.problem import Problem
 from support.http import Reply, serving
+from support.process import free_ports
 from support.raw import OK, Connection, raw_server, serve_ok
 from support.tls import make_authority
 
@@ -200,6 +202,71 @@ def test_a_forked_process_makes_its_own() -> None:
     with raw_server(serve) as server:
         subprocess.run([sys.executable, "-c", FORK, server.url], check=True, timeout=60)
     assert [len(who) for who in asked.values()] == [1, 1]
+
+
+def test_a_prepared_connection_serves_the_first_request() -> None:
+    with raw_server(serve_ok) as server:
+        client = HttpClient(server.url, retries=0)
+        client.prepare()
+        client.prepare()
+        assert client.request_bytes("POST", "/x").data == b"ok"
+        client.prepare()  # there is one
+        assert client.request_bytes("POST", "/x").data == b"ok"
+        client.close()
+    assert server.connections == 1
+
+
+def test_a_prepared_connection_that_nobody_uses_is_closed() -> None:
+    closed = threading.Event()
+
+    def serve(connection: Connection) -> None:
+        if not connection.head():
+            closed.set()
+
+    with raw_server(serve) as server:
+        client = HttpClient(server.url)
+        client.prepare()
+        client.close()
+        assert closed.wait(10)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://no-such-host.invalid:{port}"])
+def test_what_cannot_be_prepared_is_said_when_it_is_used(url: str) -> None:
+    (port,) = free_ports(1)
+    client = HttpClient(url.format(port=port), retries=0)
+    client.prepare()
+    with pytest.raises(UnavailableError, match="no answer"):
+        client.request_bytes("GET", "/x")
+
+
+def test_a_prepared_connection_that_the_server_closed_costs_no_call() -> None:
+    def serve(connection: Connection) -> None:
+        if connection.number:  # the first is closed at once
+            serve_ok(connection)
+
+    with raw_server(serve) as server:
+        client = HttpClient(server.url)
+        client.prepare()
+        time.sleep(0.2)
+        assert client.request_bytes("GET", "/x").data == b"ok"
+        client.close()
+
+
+PREPARED_FORK = FORK.replace("assert ask()\nchild", "client.prepare()\nchild", 1)
+
+
+def test_a_forked_process_leaves_what_was_prepared_to_its_parent() -> None:
+    asked: dict[int, set[str]] = {}
+
+    def serve(connection: Connection) -> None:
+        while lines := connection.head():
+            asked.setdefault(connection.number, set()).add(lines[0].split()[1].decode())
+            connection.answer()
+
+    assert PREPARED_FORK != FORK
+    with raw_server(serve) as server:
+        subprocess.run([sys.executable, "-c", PREPARED_FORK, server.url], check=True, timeout=60)
+    assert sorted(len(who) for who in asked.values()) == [1, 1]
 
 
 def test_an_early_answer_is_heard_although_the_body_was_not_read() -> None:

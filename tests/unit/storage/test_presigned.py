@@ -92,6 +92,33 @@ def test_one_call_for_all_that_is_expected() -> None:
     assert {request.headers["range"] for request in s3.requests} == {"bytes=5-14"}
 
 
+def test_urls_that_came_with_a_lookup_are_used() -> None:
+    keys = [pack(number) for number in range(3)]
+    with between(lambda _: Reply(206, b"0123456789")) as (store, service, s3):
+        manifest = "ns/trees/inductor/x/" + "0" * 32 + "/shared/00000001.manifest"
+        urls = {key: f"{s3.url}/b/{key}?{QUERY}" for key in keys[:2]}
+        store.take_urls({**urls, manifest: s3.url}, 60)
+        store.prepare()
+        store.expect(keys)
+        assert [store.get_range(key, 5, 15) for key in keys] == [b"0123456789"] * 3
+        assert store.get(manifest) == b"through the service"
+    assert calls(service) == [1]  # of the third
+    assert "manifest" not in {request.path.rpartition(".")[2] for request in s3.requests}
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_url_that_came_and_is_refused_is_asked_for(seconds: int) -> None:
+    """As old as a queue for the lookup was long, or of no time at all."""
+
+    def answer(request: Request) -> Reply:
+        return error(403, "AccessDenied") if "old" in request.path else Reply(206, b"0123456789")
+
+    with between(answer) as (store, service, s3):
+        store.take_urls({pack(): f"{s3.url}/b/{pack()}?old"}, seconds)
+        assert store.get_range(pack(), 5, 15) == b"0123456789"
+    assert calls(service) == [1]
+
+
 def test_threads_that_wait_are_served_together() -> None:
     arrived = threading.Semaphore(0)
 

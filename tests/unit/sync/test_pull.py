@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from aotcache.core.trust import TrustPolicy
 from aotcache.errors import (
     AotcacheError,
     LocalError,
@@ -17,15 +20,21 @@ from aotcache.errors import (
     PackError,
     RemoteError,
     StorageUnavailableError,
+    UnavailableError,
     UsageError,
 )
 from aotcache.local.state import TreeState, target_of
-from aotcache.probe.trees import FoundTree
+from aotcache.net.http import HttpClient
+from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.protocol.names import manifest_key
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 from aotcache.remote.index import Index
+from aotcache.storage import open_store
+from aotcache.storage.files import FileStore
+from aotcache.sync.ahead import Ahead
+from aotcache.sync.progress import Progress
 from aotcache.sync.published import Published
-from aotcache.sync.pull import Pulled
+from aotcache.sync.pull import Pulled, before_a_pull, pull
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree
 from support.small import Here, add, model_of, record, small_tree
@@ -330,3 +339,83 @@ def test_a_rank_finds_on_the_disk_what_its_model_is_compressed_against(
     alone = pull_tree(site, tree, H100, tmp_path / "alone", "shared", "rank_1_0-d1")
     assert isinstance(alone, Pulled)
     assert alone.moved_bytes > 5 * moved[1]
+
+
+@pytest.mark.usefixtures("published")
+def test_the_service_is_asked_once(
+    here: Here, tree: FoundTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifests come with what is found."""
+    read: list[str] = []
+    get = FileStore.get
+
+    def noted(store: FileStore, key: str) -> bytes:
+        read.append(key)
+        return get(store, key)
+
+    site = here.site(store=open_store(here.storage_url))
+    monkeypatch.setattr(FileStore, "get", noted)
+    found: list[Hit | Miss] = []
+
+    def noting(hit: Hit) -> Hit:
+        found.append(hit)
+        return hit
+
+    _pull(_lying(site, noting), tree, tmp_path / "fresh")
+    (hit,) = found
+    assert isinstance(hit, Hit)
+    # By the service, which is in this process: each once.
+    assert sorted(read) == sorted(part.manifest for part in hit.parts)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("data", [b"", b"damaged", b"AOTCACHE"])
+def test_a_manifest_that_came_damaged_is_read_from_storage(
+    here: Here, tree: FoundTree, tmp_path: Path, data: bytes
+) -> None:
+    def damage(hit: Hit) -> Hit:
+        return replace(hit, parts=tuple(replace(part, data=data) for part in hit.parts))
+
+    pulled = _pull(_lying(here.site(), damage), tree, tmp_path / "fresh")
+    assert set(contents(pulled.path)) == set(contents(tree.path))
+
+
+@pytest.mark.usefixtures("published")
+def test_what_was_found_ahead_is_used(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    site = here.site()
+    lookup = before_a_pull(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    ahead = Ahead(lambda: site.index.lookup(lookup))
+    nobody = replace(site, index=Index(HttpClient("http://127.0.0.1:1", retries=0)))
+    place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)
+    assert isinstance(pull(nobody, lookup, place, found=ahead.answer), Pulled)
+
+
+def test_what_could_not_be_found_ahead_is_raised(tmp_path: Path) -> None:
+    def ask() -> Hit:
+        raise UnavailableError("no answer from there")
+
+    lookup = Lookup(layout="vllm-aot", hash="ab" * 32, platform=H100)
+    site = Site(
+        Index(HttpClient("http://127.0.0.1:1")), open_store("memory://x"), TrustPolicy("unsigned")
+    )
+    with pytest.raises(UnavailableError, match="from there"):
+        pull(site, lookup, str(tmp_path / "tree"), found=Ahead(ask).answer)
+
+
+@pytest.mark.usefixtures("published")
+def test_who_had_to_wait_looks_again(here: Here, tree: FoundTree, tmp_path: Path) -> None:
+    """What was found before another process was at the tree may be gone."""
+    site = here.site()
+    lookup = Lookup(layout=tree.layout, hash=tree.hash, platform=H100)
+    place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)
+
+    def never() -> Hit:
+        raise AssertionError("an old answer was used")
+
+    with ThreadPoolExecutor(1) as pool:
+        with TreeState(place).locked():
+            waiting = threading.Event()
+            told = replace(site, progress=Progress(step=lambda _: waiting.set()))
+            pulled = pool.submit(pull, told, lookup, place, found=never)
+            assert waiting.wait(10)
+        assert isinstance(pulled.result(), Pulled)
