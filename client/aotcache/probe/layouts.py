@@ -14,7 +14,7 @@ from functools import cache
 
 from aotcache.errors import InvalidNameError
 from aotcache.protocol.names import INDUCTOR, SHARED, VLLM_AOT, VLLM_JIT
-from aotcache.protocol.paths import check_path
+from aotcache.protocol.paths import MAX_NAME, check_path
 
 # The version of this list: one more whenever the answer for any path changes. Two machines whose
 # versions differ may list different files for the same tree.
@@ -106,6 +106,9 @@ def _whose(match: re.Match[str] | None) -> str | None:
 
 
 def _is_path(path: str) -> bool:
+    """Of a path that the list allows: no name of it has other characters, but for digits."""
+    if len(path) <= MAX_NAME and path.isascii():
+        return True
     try:
         check_path(path)
     except InvalidNameError:

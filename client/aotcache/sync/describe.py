@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from contextlib import suppress
+from itertools import accumulate, chain
 
+import msgspec
 from blake3 import blake3
 
 from aotcache.core.framing import FRAME_RAW, digest_of, in_pieces
@@ -17,9 +20,13 @@ from aotcache.local.journal import Described, read_memo, write_memo
 from aotcache.local.state import TreeState, read_bytes
 from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
 from aotcache.protocol.manifest import NOT_RELOCATED
+from aotcache.sync.helper import Helper, HelperKilledError, Say, is_worth
 
 _WHOLE = 1 << 20  # bytes of a file that is read at once
 _PIECE = 256 << 10  # bytes that are hashed at once: they stay in the processor's cache
+_PER_FILE = 60 << 10  # bytes that are read and hashed in the time that one file takes besides
+
+_Result = tuple[str, "Described | RelocationError"]
 
 
 def read_free(tree: FoundTree, path: str, size: int) -> tuple[str, bytes]:
@@ -58,6 +65,68 @@ def _describe(tree: FoundTree, file: ScannedFile) -> Described | RelocationError
     return Described(stat, digest_of(free), len(free), relocate)
 
 
+def _describe_all(tree: FoundTree, files: Sequence[ScannedFile]) -> Iterator[_Result]:
+    """Half of them in another process where that is worth it."""
+    threads = max(2, min(8, os.cpu_count() or 2))
+    if not is_worth(sum(file.size for file in files)):
+        yield from _read(tree, files, threads)
+        return
+    threads //= 2
+    own, lent = _shared_out(files)
+
+    def work(_told: bytes, say: Say) -> None:
+        said = (
+            (path, r if isinstance(r, Described) else str(r))
+            for path, r in _read(tree, lent, threads)
+        )
+        say(list(said))
+
+    found: list[_Result] = []
+
+    def heard(said: msgspec.Raw) -> None:
+        for path, r in msgspec.json.decode(said, type=list[tuple[str, Described | str]]):
+            found.append((path, RelocationError(r) if isinstance(r, str) else r))
+
+    helper: Helper | None = None
+    try:
+        with suppress(OSError):  # where no process can be made, this one does it all
+            helper = Helper(work)
+            helper.tell(b"")
+        yield from _read(tree, own, threads)
+        try:
+            if helper is not None:
+                helper.listen(heard)
+                helper.leave()
+        except HelperKilledError:
+            helper = None
+        yield from found if helper is not None else _read(tree, lent, threads)
+    finally:
+        if helper is not None:
+            helper.stop()
+
+
+def _shared_out(
+    files: Iterable[ScannedFile],
+) -> tuple[list[ScannedFile], list[ScannedFile]]:
+    """In two halves of about the same work, the large ones in the second."""
+    ordered = sorted(files, key=lambda file: -file.size)
+    done = list(accumulate(file.size + _PER_FILE for file in ordered))
+    half = bisect_left(done, done[-1] / 2)
+    return ordered[half:], ordered[:half]
+
+
+def _read(tree: FoundTree, files: Iterable[ScannedFile], threads: int) -> Iterator[_Result]:
+    # One queue for all: a task a file costs more than to read most of them. The largest first, so
+    # that none is left to be read alone at the end.
+    queue = iter(sorted(files, key=lambda file: -file.size))
+
+    def work(_: int) -> list[_Result]:
+        return [(file.path, _describe(tree, file)) for file in queue]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="aotcache-read") as pool:
+        yield from chain.from_iterable(pool.map(work, range(threads)))
+
+
 def _read_through(tree: FoundTree, path: str) -> tuple[str, int]:
     """Digest and size of a file that is stored as it is, without holding it in memory."""
     hasher, size = blake3(), 0
@@ -92,20 +161,11 @@ def describe(
         else:
             changed.append(file)
 
-    threads = min(8, os.cpu_count() or 2)
-    # One queue for all: a task a file costs more than to read most of them. The largest first, so
-    # that none is left to be read alone at the end.
-    queue = iter(sorted(changed, key=lambda file: -file.size))
-
-    def work(_: int) -> list[tuple[str, Described | RelocationError]]:
-        return [(file.path, _describe(tree, file)) for file in queue]
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="aotcache-read") as pool:
-        for path, result in chain.from_iterable(pool.map(work, range(threads))):
-            if isinstance(result, RelocationError):
-                left_out.append(LeftOut(path, str(result)))
-            else:
-                described[path] = result
+    for path, result in _describe_all(tree, changed):
+        if isinstance(result, RelocationError):
+            left_out.append(LeftOut(path, str(result)))
+        else:
+            described[path] = result
     if changed:
         # The memo is the tree's, these are the files of some of its parts.
         write_memo(state, memo | described)

@@ -19,12 +19,11 @@ import msgspec
 
 from aotcache.errors import AotcacheError, LocalError, error_classes
 
+_WORTH = 16 << 20  # bytes: the two milliseconds are a tenth of what is won
 
-class Moved(msgspec.Struct, frozen=True, tag=True):
-    """stored: bytes that came, of as many in `total`."""
 
-    stored: int
-    total: int
+class _Said(msgspec.Struct, frozen=True, tag=True):
+    what: msgspec.Raw
 
 
 class _Done(msgspec.Struct, frozen=True, tag=True):
@@ -38,8 +37,17 @@ class _Failed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Say = Callable[[Moved], None]
+Say = Callable[[object], None]  # of what msgspec makes JSON of
 Work = Callable[[bytes, Say], object]
+
+
+class HelperKilledError(LocalError):
+    pass
+
+
+def is_worth(size: int) -> bool:
+    """To have half of the work with so many bytes done by another process."""
+    return size >= _WORTH and len(os.sched_getaffinity(0)) > 1
 
 
 class Helper:
@@ -50,7 +58,7 @@ class Helper:
     returns is kept until its process ends: to free it takes time that `listen` would wait for.
     """
 
-    def __init__(self, work: Work, first: Callable[[], None]) -> None:
+    def __init__(self, work: Work, first: Callable[[], None] = lambda: None) -> None:
         """first: what it does at once, before it is told anything. Raises OSError where no process
         can be made."""
         ours, theirs = socket.socketpair()
@@ -70,22 +78,23 @@ class Helper:
         with suppress(OSError):
             self._channel.sendall(told + b"\n")
 
-    def listen(self, moved: Say) -> None:
-        """Until its work is done. Raises the error that it raised, and LocalError where it died."""
+    def listen(self, heard: Callable[[msgspec.Raw], None]) -> None:
+        """Until its work is done. heard: is given all that it says, as JSON. Raises the error that
+        it raised, and HelperKilledError where it died."""
         with self._channel.makefile("rb") as said:
             for line in said:
-                found = msgspec.json.decode(line, type=Moved | _Done | _Failed)
-                if isinstance(found, Moved):
-                    moved(found)
+                found = msgspec.json.decode(line, type=_Said | _Done | _Failed)
+                if isinstance(found, _Said):
+                    heard(found.what)
                 elif isinstance(found, _Done):
                     return
                 elif kind := error_classes().get(found.code):
                     raise kind(found.message)
                 else:
-                    raise RuntimeError(f"in the process that helps to pull: {found.message}")
-        raise LocalError(
-            "the process that helps to pull was killed, perhaps as memory ran out: what it was at "
-            "is not installed; pull again"
+                    raise RuntimeError(f"in the process that helps: {found.message}")
+        raise HelperKilledError(
+            "the process that helps this one was killed, perhaps as memory ran out: nothing of "
+            "what it was at is used; try again"
         )
 
     def stop(self) -> None:
@@ -135,18 +144,18 @@ def _run(
 def _work(work: Work, told: bytes, channel: socket.socket) -> None:
     lock = threading.Lock()
 
-    def say(said: Moved | _Done | _Failed) -> None:
+    def send(said: _Said | _Done | _Failed) -> None:
         with lock:
             channel.sendall(msgspec.json.encode(said) + b"\n")
 
     try:
-        kept = work(told, say)
+        kept = work(told, lambda what: send(_Said(msgspec.Raw(msgspec.json.encode(what)))))
     except AotcacheError as error:
-        say(_Failed(error.code, str(error)))
+        send(_Failed(error.code, str(error)))
     except Exception:
-        say(_Failed("", traceback.format_exc()))
+        send(_Failed("", traceback.format_exc()))
     else:
-        say(_Done())
+        send(_Done())
         del kept
 
 

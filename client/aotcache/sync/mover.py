@@ -27,12 +27,10 @@ from aotcache.protocol.manifest import (
     encode_whole,
 )
 from aotcache.sync.fetch import Fetcher
-from aotcache.sync.helper import Helper, Moved, Say
+from aotcache.sync.helper import Helper, Say, is_worth
 from aotcache.sync.site import Site
 from aotcache.sync.stages import Installing, OwnStage, Stage, consumer
 
-# Bytes to write from which on another process is worth its two milliseconds.
-_WORTH_HELP = 16 << 20
 _URGENT = (".so", "model")
 
 
@@ -42,6 +40,13 @@ class _Lent(msgspec.Struct, frozen=True):
     namespace: str
     manifests: tuple[bytes, ...]
     missing: tuple[str, ...]
+
+
+class _Moved(msgspec.Struct, frozen=True):
+    """stored: bytes that came to a helper, of as many in `total`."""
+
+    stored: int
+    total: int
 
 
 class Mover:
@@ -94,7 +99,7 @@ class Mover:
     def find_help(self, size: int) -> bool:
         """Another process to `lend` files of so many bytes to, where that is worth it. It is forked
         now: before there are threads, as it has none of them."""
-        if size < _WORTH_HELP or len(os.sched_getaffinity(0)) < 2 or not self._site.store.forkable:
+        if not is_worth(size) or not self._site.store.forkable:
             return False
         with suppress(OSError):  # where no process can be made, this one does it all
             work = partial(_stage_lent, self._site, self._state)
@@ -190,7 +195,8 @@ class Mover:
             self.requests += 1
             self._site.progress.moved(self.moved, self._total + self._helpers_total)
 
-    def _heard(self, moved: Moved) -> None:
+    def _heard(self, said: msgspec.Raw) -> None:
+        moved = msgspec.json.decode(said, type=_Moved)
         self._helpers_total = moved.total
         self._count(moved.stored)
 
@@ -239,7 +245,7 @@ def _stage_lent(site: Site, state: TreeState, told: bytes, say: Say) -> object:
     entries = [e for found in manifests for e in found.statement.files if e.path in missing]
 
     def moved(stored: int) -> None:
-        say(Moved(stored, total))
+        say(_Moved(stored, total))
 
     plan = _Plan(site, state, lent.namespace, manifests, entries, moved)
     total = sum(job.stored for job in plan.jobs)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from threading import Semaphore
 
 from sqlalchemy.orm import Session as Transaction
@@ -37,7 +38,7 @@ from aotcache.storage.base import ObjectStore
 from ..index import history, leases, publishing, write
 from ..index.database import Database
 from ..metrics import PUBLISH_SECONDS, PUBLISHED_BYTES, PUBLISHED_PARTS
-from .reading import read_deletions, read_manifest, stored_size, weight
+from .reading import check_manifest, read_deletions, stored_size, weight
 
 log = logging.getLogger(__name__)
 
@@ -196,8 +197,8 @@ def _held(store: ObjectStore, keys: Iterable[str]) -> Iterator[list[Manifest]]:
     found: list[Manifest] = []
     size = 0
     with ExitStack() as large:
-        for key in keys:
-            found.append(read_manifest(store, key))
+        for key, data in _read(store, keys):
+            found.append(check_manifest(store, key, data))
             before, size = size, size + weight(found[-1])
             if before and size > _MOST:
                 raise UsageError(
@@ -208,6 +209,14 @@ def _held(store: ObjectStore, keys: Iterable[str]) -> Iterator[list[Manifest]]:
                     raise UnavailableError("other large commits are under way: try again")
                 large.callback(_large.release)
         yield found
+
+
+def _read(store: ObjectStore, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Objects, a few at a time: each takes a moment to come, and some memory."""
+    left = iter(keys)
+    with ThreadPoolExecutor(_READERS) as pool:
+        while some := list(islice(left, _READERS)):
+            yield from zip(some, pool.map(store.get, some), strict=True)
 
 
 def _refuse_revoked(manifests: Iterable[Manifest], revoked: set[str]) -> None:
