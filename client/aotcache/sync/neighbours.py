@@ -68,6 +68,8 @@ class Neighbours:
         """Digest of a stored blob that this file is nearly equal to, if there is one: for a model
         the neighbour's of the same rank, or of any; else its file of the same name, or of about
         the same size."""
+        if not self._models and not self._by_path:
+            return None  # there is no neighbour
         if is_model(entry):
             known = [self._models.get(entry.path), *self._models.values()]
         elif _is_near(entry):
@@ -114,7 +116,7 @@ class Neighbours:
 
 def is_model(entry: FileEntry) -> bool:
     """A serialized forward: two of them are nearly equal, and of a size to be a prefix."""
-    return basename(entry.path) == "model" and _WORTH_MODEL <= entry.size <= MAX_FRAME
+    return _WORTH_MODEL <= entry.size <= MAX_FRAME and basename(entry.path) == "model"
 
 
 def _is_near(entry: FileEntry) -> bool:

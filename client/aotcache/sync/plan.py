@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
-from aotcache.errors import TrustError
+from aotcache.errors import InvalidNameError, TrustError
 from aotcache.local.journal import Described
 from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
 from aotcache.protocol.manifest import EXECUTABLE, PLAIN, FileEntry, Manifest, Statement
 from aotcache.protocol.names import TreeKey, manifest_key
+from aotcache.protocol.paths import check_paths
 from aotcache.protocol.v1.publish import PartState
 
 
@@ -77,6 +79,10 @@ def _without_collisions(
 ) -> tuple[list[str], list[LeftOut]]:
     """The new paths that may lie beside the stored ones and each other on every disk (no manifest
     may hold others: `protocol.paths.check_paths`), the first of two; and those that may not."""
+    stored, new = list(stored), list(new)
+    with suppress(InvalidNameError):  # as good as always none clash, and this is soon seen
+        check_paths([*stored, *new])
+        return new, []
     files: dict[str, str] = {}
     folders: dict[str, str] = {}  # each directory to a file in it
 

@@ -35,8 +35,9 @@ from .rows import tree_key
 _MAX_PUBLISHER = 255  # characters; an index of PostgreSQL holds no long ones
 
 
-def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None:
-    """Add one generation of a part, which becomes the newest where it is the highest.
+def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> TreeRow:
+    """Add one generation of a part, which becomes the newest where it is the highest. Its tree is
+    returned, and to be refreshed when all of its parts are there.
 
     stored: sizes of its packs seen in object storage; the index need not know those yet.
     Raises CondemnedError when a pack is not there, of another size than the manifest says, or not
@@ -81,7 +82,7 @@ def add_part(db: Session, manifest: Manifest, stored: Mapping[str, int]) -> None
         tree.hash_factors = _joined(tree.hash_factors, statement.hash_factors)
         tree.notes = _joined(tree.notes, statement.notes)
     db.flush()
-    refresh(db, tree)
+    return tree
 
 
 def _joined(known: dict[str, str], said: dict[str, str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _add_one(db: Session, manifest: Manifest, stored: dict[str, int]) -> bool:
         return True  # somebody deleted or committed it since the listing
     try:
         with db.begin_nested():
-            write.add_part(db, manifest, stored)
+            write.refresh(db, write.add_part(db, manifest, stored))
     except (CondemnedError, DataError) as error:
         log.warning("%s %s is skipped: %s", name.tree, name.part, error)
         return False

@@ -37,6 +37,7 @@ from aotcache.storage.base import ObjectStore
 
 from ..index import history, leases, publishing, write
 from ..index.database import Database
+from ..index.models import TreeRow
 from ..metrics import PUBLISH_SECONDS, PUBLISHED_BYTES, PUBLISHED_PARTS
 from .reading import check_manifest, read_deletions, stored_size, weight
 
@@ -141,6 +142,7 @@ def _commit(
         session = publishing.require_session(db, publish_id, namespace, now)
         seconds = database.time() - session.opened if session.opened else None
         brought = publishing.unknown_packs(db, namespace, stored)
+        changed: dict[int, TreeRow] = {}
         for manifest in manifests:
             tree, part = manifest.statement.tree, manifest.statement.part
             name = PartName(tree, part, manifest.statement.generation)
@@ -158,8 +160,11 @@ def _commit(
                 raise UsageError(f"{tree} has {MAX_PARTS} parts, and no tree has more")
             publishing.require_base(db, name, manifest)
             _refuse_quarantined(db, manifest)
-            write.add_part(db, manifest, stored)
+            row = write.add_part(db, manifest, stored)
+            changed[row.id] = row
             leases.end_published(db, tree, {*newest, part})
+        for row in changed.values():
+            write.refresh(db, row)
         db.delete(session)
         size = sum(stored[name] for name in brought)
         history.add(db, {history.place(namespace, history.PUBLISHED, now): size})
