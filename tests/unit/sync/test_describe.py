@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,11 @@ from aotcache.core.framing import digest_of
 from aotcache.core.limits import MAX_BLOB
 from aotcache.core.relocation import MAX_RELOCATED
 from aotcache.errors import NotSettledError
-from aotcache.probe.trees import FoundTree, scan_tree
+from aotcache.local.state import TreeState
+from aotcache.probe.trees import FoundTree, ScannedFile, scan_tree
 from aotcache.protocol.manifest import BY_DIRECTORY
+from aotcache.sync import describe as describing
+from aotcache.sync import helper
 from aotcache.sync.describe import describe
 from support.small import add, small_tree
 
@@ -129,3 +134,74 @@ def test_a_file_that_is_too_large_to_be_relocated_is_left_out(tree: FoundTree) -
     assert left.path == group
     assert f"{MAX_RELOCATED + 1} bytes" in left.reason
     assert f"at most {MAX_RELOCATED} are relocated" in left.reason
+
+
+@pytest.fixture
+def helped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a small tree is worth a process here."""
+    monkeypatch.setattr(helper, "_WORTH", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+
+def test_two_processes_find_the_same(tree: FoundTree, request: pytest.FixtureRequest) -> None:
+    files = scan_tree(tree.layout, tree.path).files
+    alone = describe(tree, files)
+    Path(TreeState(tree.path).memo).unlink()
+    request.getfixturevalue("helped")
+    assert describe(tree, files) == alone
+
+
+@pytest.mark.usefixtures("helped")
+def test_each_process_reads_half(tree: FoundTree, opened: list[str]) -> None:
+    files = scan_tree(tree.layout, tree.path).files
+    described, _ = describe(tree, files)
+    here = _of_tree(opened, tree)
+    assert set(described) == {file.path for file in files}
+    assert 0 < len(here) < len(files)
+    assert "rank_0_0/model" not in here  # the largest is the other's
+
+
+@pytest.mark.usefixtures("helped")
+def test_what_the_other_process_leaves_out(tree: FoundTree) -> None:
+    group = next(Path(tree.path).rglob("__grp__*"))
+    group.write_text('{"child_paths": {"a": "/elsewhere/a"}, "more": "%s"}' % ("x" * 1_000_000))
+    described, left_out = describe(tree, scan_tree(tree.layout, tree.path).files)
+    assert [one.path for one in left_out] == [str(group.relative_to(tree.path))]
+    assert "/elsewhere" in left_out[0].reason
+    assert "rank_0_0/model" in described
+
+
+@pytest.mark.usefixtures("helped")
+def test_a_file_that_went_away_from_the_other_process(tree: FoundTree) -> None:
+    files = scan_tree(tree.layout, tree.path).files
+    (Path(tree.path) / "rank_0_0/model").unlink()
+    with pytest.raises(NotSettledError, match="rank_0_0/model"):
+        describe(tree, files)
+
+
+@pytest.mark.usefixtures("helped")
+def test_another_process_that_is_killed_is_done_without(
+    tree: FoundTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = scan_tree(tree.layout, tree.path).files
+    here, real = os.getpid(), describing._describe
+
+    def fatal(tree: FoundTree, file: ScannedFile) -> Any:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(tree, file)
+
+    monkeypatch.setattr(describing, "_describe", fatal)
+    described, left_out = describe(tree, files)
+    assert (set(described), left_out) == ({file.path for file in files}, [])
+
+
+@pytest.mark.usefixtures("helped")
+def test_where_no_process_can_be_made(tree: FoundTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(os, "fork", fork)
+    files = scan_tree(tree.layout, tree.path).files
+    described, left_out = describe(tree, files)
+    assert (set(described), left_out) == ({file.path for file in files}, [])

@@ -9,17 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from aotcache.errors import LocalError, PackError
+from aotcache.errors import PackError
 from aotcache.local.locks import alone
-from aotcache.sync.helper import Helper, Moved, Say
+from aotcache.sync.helper import Helper, HelperKilledError, Say, is_worth
 from support.process import eventually
-
-
-def _nothing() -> None:
-    pass
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def helping() -> Iterator[Callable[[Callable[[bytes, Say], object]], Helper]]:
     helpers: list[Helper] = []
 
     def make(work: Callable[[bytes, Say], object]) -> Helper:
-        helpers.append(Helper(work, _nothing))
+        helpers.append(Helper(work))
         return helpers[-1]
 
     yield make
@@ -39,9 +37,9 @@ def _gone(process: int) -> bool:
     return not Path(f"/proc/{process}").exists()
 
 
-def _heard(helper: Helper) -> list[Moved]:
-    found: list[Moved] = []
-    helper.listen(found.append)
+def _heard(helper: Helper) -> list[Any]:
+    found: list[Any] = []
+    helper.listen(lambda said: found.append(msgspec.json.decode(said)))
     return found
 
 
@@ -49,14 +47,14 @@ def test_it_does_what_it_is_told_in_another_process(
     helping: Callable[..., Helper], tmp_path: Path
 ) -> None:
     def work(told: bytes, say: Say) -> None:
-        say(Moved(1, 3))
-        say(Moved(2, 3))
+        say({"so": "many"})
+        say([2, 3])
         (tmp_path / "told").write_bytes(told.strip())
         (tmp_path / "process").write_text(str(os.getpid()))
 
     helper = helping(work)
     helper.tell(b"many words" * 100_000)
-    assert _heard(helper) == [Moved(1, 3), Moved(2, 3)]
+    assert _heard(helper) == [{"so": "many"}, [2, 3]]
     assert (tmp_path / "told").read_bytes() == b"many words" * 100_000
     process = int((tmp_path / "process").read_text())
     assert process != os.getpid()
@@ -92,7 +90,7 @@ def test_a_fault_in_it_is_told_with_its_place(helping: Callable[..., Helper]) ->
 def test_one_that_is_killed_is_an_error(helping: Callable[..., Helper]) -> None:
     helper = helping(lambda _told, _say: os.kill(os.getpid(), signal.SIGKILL))
     helper.tell(b"")
-    with pytest.raises(LocalError, match=r"was killed.*not installed; pull again"):
+    with pytest.raises(HelperKilledError, match=r"was killed.*try again"):
         _heard(helper)
 
 
@@ -101,7 +99,7 @@ def test_one_that_is_gone_already_can_be_told(helping: Callable[..., Helper]) ->
     os.kill(helper._process, signal.SIGKILL)
     time.sleep(0.1)
     helper.tell(b"x" * 10_000_000)
-    with pytest.raises(LocalError, match="was killed"):
+    with pytest.raises(HelperKilledError):
         _heard(helper)
 
 
@@ -125,7 +123,7 @@ def test_it_ends_with_the_process_that_it_helps(told: bool) -> None:
     code = f"""
 import os, sys, time
 from aotcache.sync.helper import Helper
-helper = Helper(lambda told, say: time.sleep(600), lambda: None)
+helper = Helper(lambda told, say: time.sleep(600))
 {"helper.tell(b'')" if told else ""}
 print(helper._process, flush=True)
 time.sleep(600)
@@ -144,7 +142,7 @@ def test_who_reads_what_is_printed_does_not_wait_for_it() -> None:
     code = """
 import os, time
 from aotcache.sync.helper import Helper
-helper = Helper(lambda told, say: time.sleep(600), lambda: None)
+helper = Helper(lambda told, say: time.sleep(600))
 print(helper._process, flush=True)
 os.close(1)
 time.sleep(600)
@@ -189,3 +187,13 @@ with alone({str(lock)!r}):
         os.kill(process, signal.SIGKILL)
         with alone(str(lock), timeout=10):
             pass
+
+
+@pytest.mark.parametrize(
+    ("size", "processors", "worth"), [(1 << 30, 2, True), (1 << 30, 1, False), (1000, 64, False)]
+)
+def test_when_it_is_worth_it(
+    size: int, processors: int, worth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+    assert is_worth(size) is worth

@@ -17,7 +17,7 @@ from aotcache.errors import AotcacheError, LocalError, ManifestError, ObjectMiss
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree, tree_path
 from aotcache.storage.cloud_store import CloudStore
-from aotcache.sync import mover
+from aotcache.sync import helper, mover
 from aotcache.sync.helper import Helper
 from aotcache.sync.progress import Progress
 from aotcache.sync.pull import Pulled
@@ -41,7 +41,7 @@ def helpers(monkeypatch: pytest.MonkeyPatch) -> list[Helper]:
             super().__init__(*how)
             made.append(self)
 
-    monkeypatch.setattr(mover, "_WORTH_HELP", 1)
+    monkeypatch.setattr(helper, "_WORTH", 1)
     monkeypatch.setattr(mover, "Helper", Noted)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     return made
@@ -72,7 +72,7 @@ def test_what_is_pulled_is_the_same(
     publish_tree(here.site(), tree)
     helped = _pull(here.site(), tree, tmp_path / "one")
     assert len(helpers) == 1
-    monkeypatch.setattr(mover, "_WORTH_HELP", 1 << 40)
+    monkeypatch.setattr(helper, "_WORTH", 1 << 40)
     alone = _pull(here.site(), tree, tmp_path / "other")
     assert len(helpers) == 1
     there = contents(_place(tree, tmp_path / "one"))
