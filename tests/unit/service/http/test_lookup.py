@@ -81,6 +81,16 @@ def test_so_many_that_it_would_be_long(filled: TestClient, monkeypatch: pytest.M
     assert _data(_ask(filled, manifests=True, parts=["shared"]))["shared"]
 
 
+def test_of_large_ones_those_that_have_room(
+    filled: TestClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [len(context.store.get(part["manifest"])) for part in _ask(filled)["parts"]]
+    monkeypatch.setattr(lookup, "_MOST_BYTES", max(sizes) + 1)
+    assert sorted(map(bool, _data(_ask(filled, manifests=True)).values())) == [False, True]
+    monkeypatch.setattr(lookup, "_MOST_BYTES", min(sizes) - 1)
+    assert not any(_data(_ask(filled, manifests=True)).values())
+
+
 def test_a_service_that_signs_nothing(filled: TestClient) -> None:
     hit = _ask(filled, urls=True)
     assert (hit["urls"], hit["url_seconds"]) == ({}, 0)
