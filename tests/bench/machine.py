@@ -26,6 +26,18 @@ _PACKAGES = (
 )
 
 
+def fill_memory(folder: Path) -> None:
+    """Fill the page cache, with a file of holes that stays in `folder`: what is written next lies
+    in memory that was used before. The host of a virtual machine gives memory when it is first
+    touched, which takes ten times as long as to write there, and who meets that is chance."""
+    free = re.search(r"MemAvailable: +([0-9]+) kB", Path("/proc/meminfo").read_text())
+    with (folder / "holes").open("w+b", buffering=0) as file:
+        file.truncate(int(free[1]) << 10 if free else 0)
+        piece = bytearray(1 << 20)
+        while file.readinto(piece):
+            pass
+
+
 def machine(folder: Path) -> dict[str, str | int]:
     """The machine, with the file system of `folder`."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
