@@ -79,8 +79,8 @@ class PackUrls:
 
     def take(self, urls: Mapping[Wish, str], seconds: int) -> None:
         """URLs that were signed a moment ago."""
-        begin = time.monotonic()
-        self._keep({wish: SignedUrl(url=url) for wish, url in urls.items()}, begin, seconds)
+        signed = {wish: SignedUrl(url=url) for wish, url in urls.items()}
+        self._keep(signed, time.monotonic(), seconds)
 
     def origins(self) -> set[str]:
         """Where the known ones lead."""
@@ -127,7 +127,13 @@ class PackUrls:
 
 
 def _split(signed: SignedUrl, until: float) -> PackUrl:
-    parts = urlsplit(signed.url)
+    try:
+        parts = urlsplit(signed.url)
+    except ValueError:
+        # Not quoted back: whoever has it can use it.
+        raise UnavailableError(
+            "the service gave a URL that cannot be read: check AOTCACHE_S3_PUBLIC_ENDPOINT there"
+        ) from None
     return PackUrl(
         origin=f"{parts.scheme}://{parts.netloc}",
         path=parts.path,

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import msgspec
 
-from aotcache.errors import AotcacheError, LocalError, error_classes
+from aotcache.errors import AotcacheError, error_classes
 
 _WORTH = 16 << 20  # bytes: the two milliseconds are a tenth of what is won
 
@@ -41,8 +41,8 @@ Say = Callable[[object], None]  # of what msgspec makes JSON of
 Work = Callable[[bytes, Say], object]
 
 
-class HelperKilledError(LocalError):
-    pass
+class HelperKilledError(Exception):
+    """It died before its work was done: killed, perhaps as memory ran out."""
 
 
 def is_worth(size: int) -> bool:
@@ -92,15 +92,13 @@ class Helper:
                     raise kind(found.message)
                 else:
                     raise RuntimeError(f"in the process that helps: {found.message}")
-        raise HelperKilledError(
-            "the process that helps this one was killed, perhaps as memory ran out: nothing of "
-            "what it was at is used; try again"
-        )
+        raise HelperKilledError
 
     def stop(self) -> None:
         """It writes nothing any more. May be called again."""
         if self._process:
-            os.kill(self._process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGKILL)
             self.leave(wait=True)
 
     def leave(self, *, wait: bool = False) -> None:
@@ -112,10 +110,14 @@ class Helper:
             self._channel.shutdown(socket.SHUT_RDWR)
         self._channel.close()
         if wait:
-            os.waitpid(process, 0)
+            _reap(process)
         else:
-            reap = threading.Thread(target=os.waitpid, args=(process, 0), daemon=True)
-            reap.start()
+            threading.Thread(target=_reap, args=(process,), daemon=True).start()
+
+
+def _reap(process: int) -> None:
+    with suppress(ChildProcessError):  # where whoever started us ignores its children's ends
+        os.waitpid(process, 0)
 
 
 def _run(
@@ -130,7 +132,8 @@ def _run(
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nowhere, standard)
-        first()
+        with suppress(Exception):  # its work says what is wrong
+            first()
         with channel.makefile("rb") as hearing:
             told = hearing.readline()
         if told:

@@ -27,7 +27,7 @@ from aotcache.protocol.manifest import (
     encode_whole,
 )
 from aotcache.sync.fetch import Fetcher
-from aotcache.sync.helper import Helper, Say, is_worth
+from aotcache.sync.helper import Helper, HelperKilledError, Say, is_worth
 from aotcache.sync.site import Site
 from aotcache.sync.stages import Installing, OwnStage, Stage, consumer
 
@@ -165,7 +165,13 @@ class Mover:
 
     def _wait_for_helper(self, installed: Installing) -> None:
         if self._helper is not None and self.lent is not None:
-            self._helper.listen(self._heard)
+            try:
+                self._helper.listen(self._heard)
+            except HelperKilledError as error:
+                raise LocalError(
+                    f"the process that helps to pull {self._state.tree_path} was killed, perhaps "
+                    "as memory ran out: what it was at is not installed; pull again"
+                ) from error
             installed.staged(self.lent)
 
     def _make_room(self, entries: Sequence[FileEntry]) -> None:

@@ -19,6 +19,7 @@ from aotcache.errors import (
     ObjectExistsError,
     ObjectMissingError,
     StorageUnavailableError,
+    UnavailableError,
     UsageError,
 )
 from aotcache.net.http import HttpClient
@@ -117,6 +118,14 @@ def test_a_url_that_came_and_is_refused_is_asked_for(seconds: int) -> None:
         store.take_urls({pack(): f"{s3.url}/b/{pack()}?old"}, seconds)
         assert store.get_range(pack(), 5, 15) == b"0123456789"
     assert calls(service) == [1]
+
+
+def test_a_url_that_is_none() -> None:
+    with (
+        between(lambda _: None) as (store, _service, _s3),
+        pytest.raises(UnavailableError, match="cannot be read"),
+    ):
+        store.take_urls({pack(): "http://[secret"}, 60)
 
 
 def test_threads_that_wait_are_served_together() -> None:
