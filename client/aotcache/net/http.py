@@ -157,6 +157,7 @@ class HttpClient:
         self._retries = retries
         # In each of its requests: whoever reads both logs finds what belongs together.
         self._id, self._number = os.urandom(6).hex(), itertools.count(1)
+        self._process = os.getpid()
         self._pool = Pool(to, connect_seconds, read_seconds)
 
     def __repr__(self) -> str:
@@ -227,7 +228,9 @@ class HttpClient:
         # more after an answer, as a balancer may need a moment to see that a replica is gone.
         again = self._retries if method in _REPEATABLE else int(repeat)
         busy = max(again, min(self._retries, 2 * repeat))
-        request = f"{self._id}-{next(self._number)}"
+        # A process that was forked counts on from where it was: its numbers are its own.
+        forked = f"{os.getpid()}-" if os.getpid() != self._process else ""
+        request = f"{self._id}-{forked}{next(self._number)}"
         sized |= {REQUEST_ID: request, **trace_headers()}
         failure: OSError | None = None
         reason, asked_to_wait = "", 0.0

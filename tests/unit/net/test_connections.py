@@ -193,15 +193,18 @@ assert ask()
 
 def test_a_forked_process_makes_its_own() -> None:
     asked: dict[int, set[str]] = {}
+    requests: list[bytes] = []
 
     def serve(connection: Connection) -> None:
         while lines := connection.head():
             asked.setdefault(connection.number, set()).add(lines[0].split()[1].decode())
+            requests.extend(line for line in lines if line.lower().startswith(b"x-request-id"))
             connection.answer()
 
     with raw_server(serve) as server:
         subprocess.run([sys.executable, "-c", FORK, server.url], check=True, timeout=60)
     assert [len(who) for who in asked.values()] == [1, 1]
+    assert len(set(requests)) == len(requests) == 42
 
 
 def test_a_prepared_connection_serves_the_first_request() -> None:
