@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from aotcache.net.proxies import Proxy
 
 KEPT = 32  # connections that nobody uses at the moment
+# Seconds for which a connection that was begun is good: who balances loads closes those on which
+# nothing is asked, some after ten.
+_FRESH = 4.0
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -50,12 +54,13 @@ class Pool:
         self._read_seconds = read_seconds
         self._proxy = _proxy_of(to)
         self._kept: list[Wire] = []
-        self._prepared: list[socket.socket] = []  # one at most
+        self._prepared: list[tuple[float, socket.socket]] = []  # one at most, and since when
         self._process = os.getpid()
 
     def prepare(self) -> None:
-        """Begin to connect, for the first request, and wait for nothing but the name: the way there
-        and back passes while something else is done. What fails is said when it is used."""
+        """Begin to connect, for a request that is about to come, and wait for nothing but the name:
+        the way there and back passes while something else is done. What fails is said by the
+        request."""
         self._disown()
         if self._kept or self._prepared:
             return
@@ -66,7 +71,7 @@ class Pool:
             begun = socket.socket(family, kind, protocol)
             begun.setblocking(False)
             begun.connect_ex(address)
-            self._prepared = [begun]
+            self._prepared = [(time.monotonic(), begun)]
 
     def exchange(
         self,
@@ -101,7 +106,7 @@ class Pool:
         while self._kept:
             self._kept.pop().socket.close()
         while self._prepared:
-            self._prepared.pop().close()
+            self._prepared.pop()[1].close()
 
     def _on(self, wire: Wire, method: str, head: bytes, body: bytes | memoryview) -> Received:
         kept = False
@@ -134,13 +139,18 @@ class Pool:
 
     def _take_prepared(self) -> socket.socket | None:
         try:
-            begun = self._prepared.pop()
+            since, begun = self._prepared.pop()
         except IndexError:
             return None
+        age = time.monotonic() - since
         poll = select.poll()
         poll.register(begun, select.POLLOUT)
-        there = poll.poll(self._connect_seconds * 1000)
-        if there and not begun.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if (
+            age < _FRESH
+            and poll.poll(max(0.0, self._connect_seconds - age) * 1000)
+            and not begun.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            and not _is_readable(begun)
+        ):
             return begun
         begun.close()  # another of the server's addresses may answer
         return None

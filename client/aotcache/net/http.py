@@ -278,7 +278,7 @@ class HttpClient:
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def prepare(self) -> None:
-        """Begin to connect: the first request is about to come, and this waits for nothing."""
+        """Begin to connect: a request is about to come. Waits for the name alone."""
         self._pool.prepare()
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ class ObjectStore(Protocol):
         ...
 
     def prepare(self) -> None:
-        """A read is about to come, in this process: begin to connect, and wait for nothing."""
+        """A read is about to come, in this process: begin to connect. Waits for a name at most."""
         ...
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:

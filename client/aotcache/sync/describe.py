@@ -6,7 +6,6 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import accumulate, chain
 
 import msgspec
@@ -87,22 +86,23 @@ def _describe_all(tree: FoundTree, files: Sequence[ScannedFile]) -> Iterator[_Re
         for path, r in msgspec.json.decode(said, type=list[tuple[str, Described | str]]):
             found.append((path, RelocationError(r) if isinstance(r, str) else r))
 
-    helper: Helper | None = None
     try:
-        with suppress(OSError):  # where no process can be made, this one does it all
-            helper = Helper(work)
-            helper.tell(b"")
+        helper = Helper(work)
+    except OSError:  # no process can be made
+        yield from _read(tree, files, 2 * threads)
+        return
+    try:
+        helper.tell(b"")
         yield from _read(tree, own, threads)
         try:
-            if helper is not None:
-                helper.listen(heard)
-                helper.leave()
+            helper.listen(heard)
         except HelperKilledError:
-            helper = None
-        yield from found if helper is not None else _read(tree, lent, threads)
-    finally:
-        if helper is not None:
             helper.stop()
+            found = list(_read(tree, lent, threads))
+        yield from found
+        helper.leave()
+    finally:
+        helper.stop()
 
 
 def _shared_out(
@@ -111,7 +111,7 @@ def _shared_out(
     """In two halves of about the same work, the large ones in the second."""
     ordered = sorted(files, key=lambda file: -file.size)
     done = list(accumulate(file.size + _PER_FILE for file in ordered))
-    half = bisect_left(done, done[-1] / 2)
+    half = max(1, bisect_left(done, done[-1] / 2))
     return ordered[half:], ordered[:half]
 
 

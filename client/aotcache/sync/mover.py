@@ -159,8 +159,14 @@ class Mover:
             stages.insert(1 if now else 0, self.lent)
         self._installed = installed = Installing(tree_path, stages, self._tell)
         lent = beside.submit(self._wait_for_helper, installed)
-        batches = [now, later] if len(own) > 1 else [plan.jobs]
-        plan.run(batches, own, lambda batch: installed.staged(own[batch]))
+
+        def done(batch: int) -> None:
+            if lent.done():
+                lent.result()  # who failed need not be waited for
+            own[batch].wait()
+            installed.staged(own[batch])
+
+        plan.run([now, later] if len(own) > 1 else [plan.jobs], own, done)
         lent.result()
 
     def _wait_for_helper(self, installed: Installing) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
 import msgspec
 
 from aotcache.core.trust import UNSIGNED
-from aotcache.errors import ManifestError, ObjectMissingError
+from aotcache.errors import AotcacheError, ManifestError, ObjectMissingError, TrustError
 from aotcache.local.existing import Compared, compare
 from aotcache.local.pulled import Note, write_note
 from aotcache.local.state import TreeState, target_of
@@ -104,11 +105,10 @@ def pull(
     with span("aotcache.pull", **about), state.locked(lock_timeout, waiting):
         try:
             hit = found() if found else site.index.lookup(asked)
-            return _Pull(site, lookup, state, recipe, beside, begin).run(hit)
-        except _GoneError:
-            # The tree may have been deleted in between, and is a miss then.
+            return _Pull(site, lookup, state, recipe, beside, begin, old=found is not None).run(hit)
+        except _OldError:
             hit = site.index.lookup(asked)
-            return _Pull(site, lookup, state, recipe, beside, begin).run(hit, again=True)
+            return _Pull(site, lookup, state, recipe, beside, begin, last=True).run(hit)
 
 
 def before_a_pull(lookup: Lookup) -> Lookup:
@@ -121,12 +121,14 @@ class _MissError(Exception):
         self.miss = miss
 
 
-class _GoneError(Exception):
-    """A manifest that the service named is not there."""
+class _OldError(Exception):
+    """The service's answer is perhaps not what is stored any more: a manifest that it names is gone
+    (its tree may have been deleted since, and is a miss then), or this node knows a newer one."""
 
 
 class _Pull:
-    """One try. The caller holds the tree's lock."""
+    """One try. The caller holds the tree's lock. old: the answer may be from before that. last:
+    what else is an _OldError is raised as it is."""
 
     def __init__(
         self,
@@ -136,7 +138,11 @@ class _Pull:
         recipe: Recipe | None,
         beside: Callable[[Hit], Miss | None],
         begin: float,
+        *,
+        old: bool = False,
+        last: bool = False,
     ) -> None:
+        self._old, self._last = old, last
         self._site = site
         self._lookup = lookup
         self._state = state
@@ -146,8 +152,7 @@ class _Pull:
         self._manifests: list[Manifest] = []  # accepted
         self._compared: list[Compared] = []
 
-    def run(self, hit: Hit | Miss, *, again: bool = False) -> Pulled | Miss:
-        """Raises _GoneError; again: ObjectMissingError in its place."""
+    def run(self, hit: Hit | Miss) -> Pulled | Miss:
         if isinstance(hit, Miss):
             return hit
         parts = choose_parts(hit, self._lookup)
@@ -166,10 +171,6 @@ class _Pull:
                 self._install(hit, parts, mover)
         except _MissError as error:
             return error.miss
-        except ObjectMissingError as error:
-            if again or self._manifests:
-                raise
-            raise _GoneError from error
         self._remember()
         note([entry for compared in self._compared for entry in compared.missing])
         return self._pulled(hit, mover)
@@ -183,7 +184,8 @@ class _Pull:
         helped = bool(ranks and shared) and mover.find_help(sum(part.raw_bytes for part in ranks))
         self._site.store.prepare()
         known = {part.manifest: part.data for part in parts if part.data}
-        manifests = self._site.manifests([part.manifest for part in parts], known)
+        with self._perhaps_old(ObjectMissingError):
+            manifests = self._site.manifests([part.manifest for part in parts], known)
         if helped:
             accepted = self._accept(hit, ranks, manifests, mover)
             if missing := self._compare(accepted):
@@ -197,24 +199,35 @@ class _Pull:
         self, hit: Hit, parts: Sequence[StoredPart], manifests: Iterator[Manifest], mover: Mover
     ) -> list[Manifest]:
         """The manifests of these parts, the next that come, if they are for this node."""
-        accepted = list(islice(manifests, len(parts)))
+        with self._perhaps_old(ObjectMissingError):
+            accepted = list(islice(manifests, len(parts)))
         for part, manifest in zip(parts, accepted, strict=True):
             _check_asked(self._lookup, hit, part, manifest)
         first = not self._manifests
         tree = f"{self._lookup.layout}/{self._lookup.hash[:12]}"
         self._site.limits.check_prefixes([*self._manifests, *accepted], tree)
-        if first and (missed := self._beside(hit)) is not None:
-            raise _MissError(missed)
         if self._recipe and (other := other_graph(accepted, self._recipe)) is not None:
             raise _MissError(other)
         refuse_foreign(accepted)
-        refuse_older(self._site, self._state, accepted)
+        with self._perhaps_old(*([TrustError] if self._old else [])):
+            refuse_older(self._site, self._state, accepted)
+        if first and (missed := self._beside(hit)) is not None:
+            raise _MissError(missed)
         # Not before: it is the sign that a pull was cut off, for as long as nobody can finish it.
         mover.begin()
         if (crashed := crashed_here(accepted, self._state.tree_path)) is not None:
             raise _MissError(crashed)
         self._manifests += accepted
         return accepted
+
+    @contextmanager
+    def _perhaps_old(self, *kinds: type[AotcacheError]) -> Iterator[None]:
+        try:
+            yield
+        except kinds as error:
+            if self._last:
+                raise
+            raise _OldError from error
 
     def _compare(self, accepted: Sequence[Manifest]) -> list[FileEntry]:
         """What of them is missing here."""

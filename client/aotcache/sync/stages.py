@@ -36,6 +36,10 @@ class OwnStage(Stage):
     def write(self, digest: str, size: int, chunks: Iterable[memoryview]) -> None:
         self._staging.result().write(digest, size, chunks, self.to[digest])
 
+    def wait(self) -> None:
+        """Until it is there, where nothing was written to it. Raises LocalError."""
+        self._staging.result()
+
     def close(self) -> None:
         """Nothing is written any more."""
         if self._staging.exception() is None:
@@ -62,14 +66,15 @@ class Installing:
         with self._lock:
             self._staged.add(stage.path)
             while self._left and self._left[0].path in self._staged:
-                ready = self._left.pop(0)
+                ready = self._left[0]
                 self._before(ready)
-                install(ready.path, self._tree_path)
                 self.begun = True
+                install(ready.path, self._tree_path)
+                del self._left[0]
 
     @property
     def half(self) -> bool:
-        """Something is installed, and not all of it."""
+        """Something is installed, perhaps, and not all of it."""
         return self.begun and bool(self._left)
 
 

@@ -34,6 +34,8 @@ TOKEN = "aotcache.token"  # in a request's scope: the id of the token that it ca
 UPLOADS = 8
 # Threads that may wait for object storage. Lookups have others: they answer while it hangs.
 STORAGE_THREADS = 32
+# Of lookups that are answered with more than the index has: what they read is in memory at once.
+LOOKUP_READS = 8
 # Threads that look up, each for all that wait. With one alone a connection to PostgreSQL that hangs
 # would hold up everybody; to SQLite there is none, and a second thread only gets in the way.
 LOOKUP_THREADS = 2
@@ -62,6 +64,7 @@ class Context:
     storage_threads: CapacityLimiter = field(
         default_factory=lambda: CapacityLimiter(STORAGE_THREADS)
     )
+    lookup_reads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LOOKUP_READS))
     lookups: Gather[tuple[Lookup, str], Found | Miss] = field(init=False)
     callers: Gather[str, Caller] = field(init=False)
     leases: Gather[AskLease, Held | None] = field(init=False)
@@ -100,6 +103,11 @@ class Context:
     def storage_url(self) -> str:
         """Where nodes with credentials find the objects; empty when only this process can."""
         return "" if self.store.url.startswith(("file:", "memory:")) else self.store.url
+
+    async def in_lookups(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `in_storage`, in threads of their own: a storage that hangs takes these, and not the
+        others', and what they hold in memory is bounded."""
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self.lookup_reads)
 
     async def in_storage(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call that asks object storage, in one of the threads set apart for those."""

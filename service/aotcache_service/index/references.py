@@ -24,13 +24,15 @@ def holds(db: Session, namespace: str, packs: Collection[str]) -> bool:
     return db.scalar(live) == len(packs)
 
 
-def packs_of(database: Database, manifests: Collection[str], limit: int) -> list[str]:
-    """Keys of the packs that the parts of these manifests refer to."""
+def packs_of(
+    database: Database, trees: Collection[int], parts: Collection[str], limit: int
+) -> list[str]:
+    """Keys of the packs that these parts refer to, as they are served. trees: row ids."""
     of_parts = (
         select(PackRow.namespace, PackRow.name)
         .join(PartPackRow, PartPackRow.pack_id == PackRow.id)
         .join(PartRow, PartRow.id == PartPackRow.part_id)
-        .where(PartRow.manifest.in_(manifests))
+        .where(PartRow.tree_id.in_(trees), PartRow.part.in_(parts), PartRow.newest)
         .distinct()
         .limit(limit)
     )

@@ -48,6 +48,7 @@ _MOST = 1_000_000  # files, and what weighs as much, of all manifests of one com
 # memory, and a thread that others need.
 _LARGE = 100_000
 _large = Semaphore(2)
+_ahead = Semaphore(1)
 _READERS = 8  # requests of one commit that wait for storage at the same time
 
 
@@ -217,11 +218,17 @@ def _held(store: ObjectStore, keys: Iterable[str]) -> Iterator[list[Manifest]]:
 
 
 def _read(store: ObjectStore, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Objects, a few at a time: each takes a moment to come, and some memory."""
-    left = iter(keys)
-    with ThreadPoolExecutor(_READERS) as pool:
-        while some := list(islice(left, _READERS)):
-            yield from zip(some, pool.map(store.get, some), strict=True)
+    """Objects, a few at a time: each takes a moment to come. But it takes memory too, perhaps much,
+    so of the commits that are under way one does."""
+    ahead = _ahead.acquire(blocking=False)
+    try:
+        left = iter(keys)
+        with ThreadPoolExecutor(_READERS) as pool:
+            while some := list(islice(left, _READERS if ahead else 1)):
+                yield from zip(some, pool.map(store.get, some), strict=True)
+    finally:
+        if ahead:
+            _ahead.release()
 
 
 def _refuse_revoked(manifests: Iterable[Manifest], revoked: set[str]) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from aotcache.errors import AotcacheError, UnavailableError, UsageError
+from aotcache.net import connections
 from aotcache.net.connections import KEPT, origin
 from aotcache.net.http import HttpClient
 from aotcache.protocol.v1.problem import Problem
@@ -253,6 +254,35 @@ def test_a_prepared_connection_that_the_server_closed_costs_no_call() -> None:
         time.sleep(0.2)
         assert client.request_bytes("GET", "/x").data == b"ok"
         client.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_prepared_connection_on_which_the_server_said_something_is_left(method: str) -> None:
+    """As who balances loads says 408, where nothing is asked for a while."""
+
+    def serve(connection: Connection) -> None:
+        if connection.number:
+            serve_ok(connection)
+        else:
+            connection.answer(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+
+    with raw_server(serve) as server:
+        client = HttpClient(server.url, retries=0)
+        client.prepare()
+        time.sleep(0.2)
+        assert client.request_bytes(method, "/x").data == b"ok"
+        client.close()
+
+
+def test_a_prepared_connection_is_good_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_FRESH", 0.05)
+    with raw_server(serve_ok) as server:
+        client = HttpClient(server.url, retries=0)
+        client.prepare()
+        time.sleep(0.1)
+        assert client.request_bytes("POST", "/x").data == b"ok"
+        client.close()
+    assert server.connections == 2
 
 
 PREPARED_FORK = FORK.replace("assert ask()\nchild", "client.prepare()\nchild", 1)

@@ -194,6 +194,22 @@ def test_another_process_that_is_killed_is_done_without(
     monkeypatch.setattr(describing, "_describe", fatal)
     described, left_out = describe(tree, files)
     assert (set(described), left_out) == ({file.path for file in files}, [])
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # it is reaped
+
+
+def test_half_of_the_work() -> None:
+    def files(*sizes: int) -> list[ScannedFile]:
+        return [
+            ScannedFile(f"f{n}", "shared", size, executable=False, mtime_ns=0, inode=n)
+            for n, size in enumerate(sizes)
+        ]
+
+    own, lent = describing._shared_out(files(*[100] * 10))
+    assert (len(own), len(lent)) == (6, 4)
+    own, lent = describing._shared_out(files(*[1 << 20] * 20, 60 << 20))
+    assert [file.size for file in lent] == [60 << 20]
+    assert len(own) == 20
 
 
 @pytest.mark.usefixtures("helped")

@@ -16,6 +16,7 @@ from aotcache.core.limits import Limits
 from aotcache.errors import AotcacheError, LocalError, ManifestError, ObjectMissingError
 from aotcache.local.state import TreeState
 from aotcache.probe.trees import FoundTree, tree_path
+from aotcache.protocol.v1.lookup import Miss
 from aotcache.storage.cloud_store import CloudStore
 from aotcache.sync import helper, mover
 from aotcache.sync.helper import Helper
@@ -213,6 +214,26 @@ def test_the_shared_part_is_refused_after_it_has_begun(
     with pytest.raises(ManifestError, match="no place"):
         _pull(here.site(), tree, tmp_path / "fresh")
     assert len(helpers) == 1
+    assert _nothing_is_left(_place(tree, tmp_path / "fresh"))
+
+
+def test_a_base_that_is_gone_after_it_has_begun_is_a_miss(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tree is deleted just now: what the shared part's list is written against is not there."""
+    tree = _tree(tmp_path / "node")
+    publish_tree(here.site(), tree)
+    accepted = Site._accept
+
+    def accept(site: Site, key: str, data: bytes) -> Any:
+        if "/shared/" in key:
+            here.site().index.delete(tree.hash)
+            raise ObjectMissingError(key)
+        return accepted(site, key, data)
+
+    monkeypatch.setattr(Site, "_accept", accept)
+    found = pull_tree(here.site(), tree, H100, tmp_path / "fresh")
+    assert isinstance(found, Miss)
     assert _nothing_is_left(_place(tree, tmp_path / "fresh"))
 
 

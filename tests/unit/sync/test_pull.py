@@ -20,6 +20,7 @@ from aotcache.errors import (
     PackError,
     RemoteError,
     StorageUnavailableError,
+    TrustError,
     UnavailableError,
     UsageError,
 )
@@ -419,3 +420,34 @@ def test_who_had_to_wait_looks_again(here: Here, tree: FoundTree, tmp_path: Path
             pulled = pool.submit(pull, told, lookup, place, found=never)
             assert waiting.wait(10)
         assert isinstance(pulled.result(), Pulled)
+
+
+@pytest.mark.usefixtures("published")
+def test_an_answer_from_before_what_this_node_has_seen_is_asked_for_anew(
+    here: Here, tree: FoundTree, tmp_path: Path
+) -> None:
+    """Another process pulled what was published between the answer and the lock."""
+    site = here.site()
+    lookup = before_a_pull(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)
+    old = site.index.lookup(lookup)
+    add(tree.path, "inductor_cache/zz/cgrown.py", b"# grown")
+    publish_tree(site, tree)
+    _pull(site, tree, tmp_path / "fresh")
+    found = pull(site, lookup, place, found=lambda: old)
+    assert isinstance(found, Pulled)
+    assert max(part.generation for part in found.parts) == 2
+    with pytest.raises(TrustError, match="generation 1 of shared is offered"):
+        pull(_lying(site, lambda _: old), lookup, place)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_tree_that_is_deleted_before_its_manifests_are_read_is_a_miss(
+    here: Here, tree: FoundTree, tmp_path: Path
+) -> None:
+    site = here.site()
+    lookup = before_a_pull(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    old = site.index.lookup(replace(lookup, manifests=False))
+    site.index.delete(tree.hash)
+    place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)
+    assert isinstance(pull(site, lookup, place, found=lambda: old), Miss)

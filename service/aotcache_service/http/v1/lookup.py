@@ -15,6 +15,7 @@ from aotcache.protocol.v1.lookup import Hit, Lookup, Miss, StoredPart
 from aotcache.protocol.v1.presign import Presign
 
 from ...index import history
+from ...index.lookup import Found
 from ...index.references import packs_of
 from ...metrics import BY_HASH, HIT, LOOKUPS, MISS, OBJECT_BYTES
 from ...ops.presign import presign
@@ -27,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["lookup"])
 _MOST_PARTS, _MOST_PACKS = 64, 64  # whose manifests and URLs one answer has
-_MOST_BYTES = 4 << 20  # of manifests in one answer: those of 8 ranks and 10,000 files have 70 kB
+_MOST_FILES = 100_000  # of manifests that one answer has
+_MOST_BYTES = 4 << 20  # of these manifests: those of 8 ranks and 10,000 files have 70 kB
+_SECONDS = 2.0  # that an answer waits for them
 _hits = LOOKUPS.labels(BY_HASH, HIT, "")
 MISS_ANSWER: dict[int | str, dict[str, Any]] = {
     404: {"model": Miss, "description": "Not stored for this platform, and why"}
@@ -47,32 +50,47 @@ async def lookup(
     _hits.inc()
     context.usage.record(found.trees, context.database.now())
     context.usage.note(asked.namespace, history.HIT, context.database.now())
-    if not asked.manifests and not asked.urls:
-        return json_answer(found.hit)
-    wanted = [part for part in found.hit.parts if not asked.parts or part.part in asked.parts]
-    if len(wanted) > _MOST_PARTS:
-        return json_answer(found.hit)
-    manifests, urls = await asyncio.gather(
+    return json_answer(await _with_more(found, asked, context))
+
+
+async def _with_more(found: Found, asked: Lookup, context: Context) -> Hit:
+    """With what a pull asks for next, where that comes at once: a node that is not told asks for
+    it, and is told what is wrong."""
+    hit = found.hit
+    wanted = [part for part in hit.parts if not asked.parts or part.part in asked.parts]
+    small = len(wanted) <= _MOST_PARTS and sum(part.files for part in wanted) <= _MOST_FILES
+    if not (asked.manifests or asked.urls) or not small:
+        return hit
+    more = asyncio.gather(
         _manifests(wanted if asked.manifests else [], context),
-        _urls(wanted if asked.urls else [], context),
+        _urls(found, wanted if asked.urls else [], context),
     )
-    parts = tuple(manifests.get(part.part, part) for part in found.hit.parts)
+    # Not waited for longer, nor when it is given up: a thread that hangs in storage goes on.
+    await asyncio.wait({more}, timeout=_SECONDS)
+    if not more.done():
+        more.cancel()
+        logger.warning("a lookup is answered without manifests: storage takes over %g s", _SECONDS)
+        return hit
+    if error := more.exception():
+        logger.warning("a lookup is answered without manifests: %s", error)
+        return hit
+    manifests, urls = more.result()
     seconds = context.presigner.seconds if context.presigner else 0
-    return json_answer(replace(found.hit, parts=parts, urls=urls, url_seconds=seconds))
+    parts = tuple(manifests.get(part.part, part) for part in hit.parts)
+    return replace(hit, parts=parts, urls=urls, url_seconds=seconds)
 
 
 async def _manifests(parts: Sequence[StoredPart], context: Context) -> dict[str, StoredPart]:
-    """The parts with their manifests, as far as those can be read and are small together: the node
-    fetches the rest, and is told what is wrong with it."""
+    """The parts with their manifests, as far as those can be read and are small together."""
     room = _MOST_BYTES
 
     async def read(part: StoredPart) -> StoredPart:
+        nonlocal room
         try:
-            data = await context.in_storage(context.store.get, part.manifest)
+            data = await context.in_lookups(context.store.get, part.manifest)
         except StorageError as error:
             logger.warning("%s is not in an answer: %s", part.manifest, error)
             return part
-        nonlocal room
         if len(data) > room:
             return part
         room -= len(data)
@@ -82,21 +100,16 @@ async def _manifests(parts: Sequence[StoredPart], context: Context) -> dict[str,
     return {part.part: part for part in await asyncio.gather(*map(read, parts))}
 
 
-async def _urls(parts: Sequence[StoredPart], context: Context) -> dict[str, str]:
+async def _urls(found: Found, parts: Sequence[StoredPart], context: Context) -> dict[str, str]:
     """By key, of all packs that the parts are in; of too many none, as the node may need few."""
     if context.presigner is None or not parts:
         return {}
-    keys = await context.in_storage(
-        packs_of, context.database, [part.manifest for part in parts], _MOST_PACKS + 1
-    )
+    names = [part.part for part in parts]
+    keys = await context.in_lookups(packs_of, context.database, found.trees, names, _MOST_PACKS + 1)
     if len(keys) > _MOST_PACKS:
         return {}
     asked = Presign(read=tuple(keys))
-    try:
-        signed = await context.in_storage(
-            presign, context.database, context.presigner, asked, now=context.database.now()
-        )
-    except StorageError as error:
-        logger.warning("no URLs are in an answer: %s", error)
-        return {}
+    signed = await context.in_lookups(
+        presign, context.database, context.presigner, asked, now=context.database.now()
+    )
     return {key: one.url for key, one in zip(keys, signed.read, strict=True)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from aotcache.errors import StorageUnavailableError
 from aotcache.protocol.names import VLLM_AOT
-from aotcache_service.http.context import Context
+from aotcache_service.http.context import LOOKUP_READS, Context
 from aotcache_service.http.v1 import lookup
 from aotcache_service.ops.presign import Presigner
 from support.indexed import publish
@@ -73,6 +75,46 @@ def test_one_that_cannot_be_read_is_left_to_the_node(
     data = _data(_ask(filled, manifests=True))
     assert data["shared"]
     assert not data["rank_0_0-d0"]
+
+
+def test_a_storage_that_hangs_is_not_waited_for(
+    filled: TestClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def get(_key: str) -> bytes:
+        go_on.wait(30)
+        return b""
+
+    read = context.store.get
+    monkeypatch.setattr(lookup, "_SECONDS", 0.2)
+    monkeypatch.setattr(context.store, "get", get)
+    begin = time.monotonic()
+    for _ in range(2 * LOOKUP_READS):
+        assert not any(_data(_ask(filled, manifests=True)).values())
+    assert time.monotonic() - begin < 15
+    go_on.set()
+    monkeypatch.setattr(context.store, "get", read)
+    monkeypatch.setattr(lookup, "_SECONDS", 10.0)
+    assert all(_data(_ask(filled, manifests=True)).values())
+
+
+def test_what_fails_beside_the_answer_does_not_spoil_it(
+    signing: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> list[str]:
+        raise RuntimeError("no connection is free")
+
+    monkeypatch.setattr(lookup, "packs_of", broken)
+    assert _ask(signing, urls=True)["urls"] == {}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_trees_of_many_files(
+    filled: TestClient, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(lookup, "_MOST_FILES", most)
+    assert any(_data(_ask(filled, manifests=True)).values()) is (most == 2)
 
 
 def test_so_many_that_it_would_be_long(filled: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,4 +181,4 @@ def test_a_service_that_cannot_sign_now(
     monkeypatch.setattr(context.presigner, "read", read)
     hit = _ask(signing, urls=True, manifests=True)
     assert hit["urls"] == {}
-    assert all(_data(hit).values())
+    assert not any(_data(hit).values())
