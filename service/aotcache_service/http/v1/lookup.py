@@ -57,9 +57,11 @@ async def _with_more(found: Found, asked: Lookup, context: Context) -> Hit:
     """With what a pull asks for next, where that comes at once: a node that is not told asks for
     it, and is told what is wrong."""
     hit = found.hit
+    if not asked.manifests and not asked.urls:
+        return hit
     wanted = [part for part in hit.parts if not asked.parts or part.part in asked.parts]
     small = len(wanted) <= _MOST_PARTS and sum(part.files for part in wanted) <= _MOST_FILES
-    if not (asked.manifests or asked.urls) or not small:
+    if not small:
         return hit
     more = asyncio.gather(
         _manifests(wanted if asked.manifests else [], context),
