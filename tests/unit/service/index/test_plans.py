@@ -20,6 +20,7 @@ from aotcache_service.index.listing import Filter, list_trees
 from aotcache_service.index.lookup import Found, lookup
 from aotcache_service.index.models import FLAGS
 from aotcache_service.index.recipes import RecipeFound, lookup_recipe
+from aotcache_service.index.references import packs_of
 from aotcache_service.index.usage import UsageCounter
 from aotcache_service.index.values import choices, platforms_of
 from support import filled
@@ -106,6 +107,18 @@ def test_lookups_read_what_they_look_for(database: Database, question: str) -> N
     assert scanned(steps) <= GIVEN, steps
     # Searching all trees of a namespace is a scan by another name.
     assert not any(step.endswith("(namespace=?)") for step in steps), steps
+
+
+def test_packs_of_a_hit_are_found_by_their_parts(database: Database) -> None:
+    with database.read() as db:
+        found = lookup(db, filled.found(LAST))
+    assert isinstance(found, Found)
+    with plans() as asked:
+        packs = packs_of(database, found.trees, [part.part for part in found.hit.parts], 10)
+    assert packs
+    steps = [step for plan in asked for step in plan]
+    assert any(step.startswith("SEARCH") for step in steps), steps
+    assert scanned(steps) == set(), steps
 
 
 def test_counting_reads_what_it_counts(database: Database) -> None:
