@@ -11,6 +11,7 @@ import click
 
 from aotcache.cli import MISS, options, output
 from aotcache.errors import ObjectMissingError, PackError, UsageError
+from aotcache.net.tracing import is_traced
 from aotcache.protocol.v1.lookup import Hit, Lookup, Miss
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def pull(
     try:
         with output.progress(as_json) as progress:
             client = options.client_at(site["url"], site["token_file"])
-            found = _ask(client, asked) if isinstance(asked, Lookup) else None
+            found = None
+            if isinstance(asked, Lookup) and not is_traced():
+                found = _ask(client, asked)
             # What is imported from here on is so while the service answers.
             place = options.site_at(progress, client=client, **site)
             from aotcache.sync.together import pull_recipe, pull_together

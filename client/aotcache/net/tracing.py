@@ -21,6 +21,11 @@ def span(name: str, **about: str) -> Iterator[None]:
         yield
 
 
+def is_traced() -> bool:
+    """Whether `span` begins one, perhaps: what is to be in it is not asked before."""
+    return "opentelemetry.trace" in sys.modules
+
+
 def trace_headers() -> dict[str, str]:
     """Those that tell the service of which trace a request is (`traceparent`)."""
     trace: Any = sys.modules.get("opentelemetry.trace")
