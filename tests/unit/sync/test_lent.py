@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -333,7 +332,7 @@ def test_ctrl_c_ends_both(here: Here, helpers: list[Helper], tmp_path: Path) -> 
 
     def step(text: str) -> None:
         if text.startswith("fetching"):
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         _pull(here.site(progress=Progress(step=step)), tree, tmp_path / "fresh")
