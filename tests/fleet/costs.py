@@ -20,7 +20,6 @@ from aotcache.protocol.v1.recipes import RecipeLookup
 from aotcache.remote.index import Index
 from aotcache.storage import presigned_store
 from aotcache.sync.connect import connect_by
-from aotcache.sync.pull import before_a_pull
 from aotcache.sync.site import Site
 from aotcache_service.index.database import Database
 from aotcache_service.ops.quarantine import tell
@@ -88,7 +87,7 @@ def costs(servers: Servers, folder: Path, trees: Trees) -> dict[str, Cost]:
     asked = RecipeLookup(recipe=recipe, platform=H100)
     calls: dict[str, Callable[[HttpClient, int], object]] = {
         "recipe": lambda client, _: Index(client).lookup_recipe(asked),
-        "lookup": lambda client, _: Index(client).lookup(before_a_pull(lookup)),
+        "lookup": lambda client, _: Index(client).lookup(lookup.before_a_pull()),
         "miss": lambda client, _: Index(client).lookup(unknown),
         "held": lambda client, _: held(Index(client)),
         "granted": lambda client, n: granted(Index(client), n),

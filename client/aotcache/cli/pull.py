@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,8 +102,7 @@ def _ask(client: HttpClient, lookup: Lookup) -> Callable[[], Hit | Miss]:
     from aotcache.remote.index import Index
     from aotcache.sync.ahead import Ahead
 
-    # As `sync.pull.before_a_pull`, which is imported while this is answered.
-    asked = replace(lookup, manifests=True, urls=True)
+    asked = lookup.before_a_pull()
     return Ahead(lambda: Index(client).lookup(asked)).answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,8 @@ from aotcache.local.state import TreeState, read_bytes
 from aotcache.probe.trees import FoundTree, LeftOut, ScannedFile
 from aotcache.protocol.manifest import NOT_RELOCATED
 from aotcache.sync.helper import Helper, HelperKilledError, Say, is_worth
+
+logger = logging.getLogger(__name__)
 
 _WHOLE = 1 << 20  # bytes of a file that is read at once
 _PIECE = 256 << 10  # bytes that are hashed at once: they stay in the processor's cache
@@ -88,7 +91,8 @@ def _describe_all(tree: FoundTree, files: Sequence[ScannedFile]) -> Iterator[_Re
 
     try:
         helper = Helper(work)
-    except OSError:  # no process can be made
+    except OSError as error:
+        logger.info("%s is read by one process, as no other can be made: %s", tree.path, error)
         yield from _read(tree, files, 2 * threads)
         return
     try:
@@ -98,6 +102,11 @@ def _describe_all(tree: FoundTree, files: Sequence[ScannedFile]) -> Iterator[_Re
             helper.listen(heard)
         except HelperKilledError:
             helper.stop()
+            logger.warning(
+                "the process that helped to read %s was killed, perhaps as memory ran out: its "
+                "share is read here",
+                tree.path,
+            )
             found = list(_read(tree, lent, threads))
         yield from found
         helper.leave()

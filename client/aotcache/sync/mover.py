@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -30,6 +31,8 @@ from aotcache.sync.fetch import Fetcher
 from aotcache.sync.helper import Helper, HelperKilledError, Say, is_worth
 from aotcache.sync.site import Site
 from aotcache.sync.stages import Installing, OwnStage, Stage, consumer
+
+logger = logging.getLogger(__name__)
 
 _URGENT = (".so", "model")
 
@@ -101,9 +104,12 @@ class Mover:
         now: before there are threads, as it has none of them."""
         if not is_worth(size) or not self._site.store.forkable:
             return False
-        with suppress(OSError):  # where no process can be made, this one does it all
-            work = partial(_stage_lent, self._site, self._state)
+        work = partial(_stage_lent, self._site, self._state)
+        try:
             self._helper = Helper(work, self._site.store.prepare)
+        except OSError as error:
+            path = self._state.tree_path
+            logger.info("%s is pulled by one process, as no other can be made: %s", path, error)
         return self._helper is not None
 
     def begin(self) -> None:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 
 import msgspec
@@ -95,7 +94,7 @@ def pull(
     state = TreeState(tree_path)
     about = {"layout": lookup.layout, "hash": lookup.hash, "namespace": lookup.namespace}
     begin = time.monotonic()
-    asked = before_a_pull(lookup)
+    asked = lookup.before_a_pull()
 
     def waiting(text: str) -> None:
         nonlocal found
@@ -106,14 +105,10 @@ def pull(
         try:
             hit = found() if found else site.index.lookup(asked)
             return _Pull(site, lookup, state, recipe, beside, begin, old=found is not None).run(hit)
-        except _OldError:
+        except _OldError as error:
+            logger.info("%s is looked up again: %s", tree_path, error.__cause__)
             hit = site.index.lookup(asked)
             return _Pull(site, lookup, state, recipe, beside, begin, last=True).run(hit)
-
-
-def before_a_pull(lookup: Lookup) -> Lookup:
-    """The same, to be answered with all that a pull asks for next."""
-    return replace(lookup, manifests=True, urls=True)
 
 
 class _MissError(Exception):
@@ -178,9 +173,9 @@ class _Pull:
     def _install(self, hit: Hit, parts: Sequence[StoredPart], mover: Mover) -> None:
         ranks = [part for part in parts if part.part != SHARED]
         shared = parts[len(ranks) :]
+        self._site.store.take_urls(hit.urls, hit.url_seconds)
         # While all that the shared part lists is checked here, another process writes the few large
         # files of the ranks.
-        self._site.store.take_urls(hit.urls, hit.url_seconds)
         helped = bool(ranks and shared) and mover.find_help(sum(part.raw_bytes for part in ranks))
         self._site.store.prepare()
         known = {part.manifest: part.data for part in parts if part.data}

@@ -181,7 +181,7 @@ def test_a_file_that_went_away_from_the_other_process(tree: FoundTree) -> None:
 
 @pytest.mark.usefixtures("helped")
 def test_another_process_that_is_killed_is_done_without(
-    tree: FoundTree, monkeypatch: pytest.MonkeyPatch
+    tree: FoundTree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = scan_tree(tree.layout, tree.path).files
     here, real = os.getpid(), describing._describe
@@ -204,6 +204,7 @@ def test_another_process_that_is_killed_is_done_without(
     assert (set(described), left_out) == ({file.path for file in files}, [])
     (process,) = made
     assert not Path(f"/proc/{process}").exists()  # and reaped
+    assert f"helped to read {tree.path} was killed" in caplog.text
 
 
 def test_half_of_the_work() -> None:

@@ -35,7 +35,7 @@ from aotcache.storage.files import FileStore
 from aotcache.sync.ahead import Ahead
 from aotcache.sync.progress import Progress
 from aotcache.sync.published import Published
-from aotcache.sync.pull import Pulled, before_a_pull, pull
+from aotcache.sync.pull import Pulled, pull
 from aotcache.sync.site import Site
 from support.site import publish_tree, pull_tree
 from support.small import Here, add, model_of, record, small_tree
@@ -384,7 +384,7 @@ def test_a_manifest_that_came_damaged_is_read_from_storage(
 @pytest.mark.usefixtures("published")
 def test_what_was_found_ahead_is_used(here: Here, tree: FoundTree, tmp_path: Path) -> None:
     site = here.site()
-    lookup = before_a_pull(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    lookup = Lookup(layout=tree.layout, hash=tree.hash, platform=H100).before_a_pull()
     ahead = Ahead(lambda: site.index.lookup(lookup))
     nobody = replace(site, index=Index(HttpClient("http://127.0.0.1:1", retries=0)))
     place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)
@@ -428,7 +428,7 @@ def test_an_answer_from_before_what_this_node_has_seen_is_asked_for_anew(
 ) -> None:
     """Another process pulled what was published between the answer and the lock."""
     site = here.site()
-    lookup = before_a_pull(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    lookup = Lookup(layout=tree.layout, hash=tree.hash, platform=H100).before_a_pull()
     place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)
     old = site.index.lookup(lookup)
     add(tree.path, "inductor_cache/zz/cgrown.py", b"# grown")
@@ -446,7 +446,7 @@ def test_a_tree_that_is_deleted_before_its_manifests_are_read_is_a_miss(
     here: Here, tree: FoundTree, tmp_path: Path
 ) -> None:
     site = here.site()
-    lookup = before_a_pull(Lookup(layout=tree.layout, hash=tree.hash, platform=H100))
+    lookup = Lookup(layout=tree.layout, hash=tree.hash, platform=H100).before_a_pull()
     old = site.index.lookup(replace(lookup, manifests=False))
     site.index.delete(tree.hash)
     place = tree_path(str(tmp_path / "fresh"), tree.layout, tree.hash)

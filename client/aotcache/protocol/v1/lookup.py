@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aotcache.protocol.names import DEFAULT_NAMESPACE, check_hash, check_namespace, check_parts
 from aotcache.protocol.platform import Difference, Platform
@@ -33,6 +33,10 @@ class Lookup:
         check_namespace(self.namespace)
         check_hash(self.layout, self.hash)
         check_parts(self.parts)
+
+    def before_a_pull(self) -> Lookup:
+        """The same, to be answered with all that a pull asks for next."""
+        return replace(self, manifests=True, urls=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,15 +71,28 @@ async def _with_more(found: Found, asked: Lookup, context: Context) -> Hit:
     await asyncio.wait({more}, timeout=_SECONDS)
     if not more.done():
         more.cancel()
-        logger.warning("a lookup is answered without manifests: storage takes over %g s", _SECONDS)
+        logger.warning(
+            "%s is found, without manifests and URLs, which its nodes now ask for: storage or "
+            "database took over %g s",
+            _name(hit),
+            _SECONDS,
+        )
         return hit
     if error := more.exception():
-        logger.warning("a lookup is answered without manifests: %s", error)
+        logger.warning(
+            "%s is found, without manifests and URLs, which its nodes now ask for: %s",
+            _name(hit),
+            error,
+        )
         return hit
     manifests, urls = more.result()
     seconds = context.presigner.seconds if context.presigner else 0
     parts = tuple(manifests.get(part.part, part) for part in hit.parts)
     return replace(hit, parts=parts, urls=urls, url_seconds=seconds)
+
+
+def _name(hit: Hit) -> str:
+    return f"{hit.namespace}/{hit.layout}/{hit.hash[:12]}"
 
 
 async def _manifests(parts: Sequence[StoredPart], context: Context) -> dict[str, StoredPart]:
@@ -91,7 +104,11 @@ async def _manifests(parts: Sequence[StoredPart], context: Context) -> dict[str,
         try:
             data = await context.in_lookups(context.store.get, part.manifest)
         except StorageError as error:
-            logger.warning("%s is not in an answer: %s", part.manifest, error)
+            logger.warning(
+                "%s is not in the answer to a lookup, its node now asks for it: %s",
+                part.manifest,
+                error,
+            )
             return part
         if len(data) > room:
             return part

@@ -100,13 +100,15 @@ def test_a_storage_that_hangs_is_not_waited_for(
 
 
 def test_what_fails_beside_the_answer_does_not_spoil_it(
-    signing: TestClient, monkeypatch: pytest.MonkeyPatch
+    signing: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> list[str]:
         raise RuntimeError("no connection is free")
 
     monkeypatch.setattr(lookup, "packs_of", broken)
     assert _ask(signing, urls=True)["urls"] == {}
+    assert f"default/vllm-aot/{HASH[:12]} is found, without" in caplog.text
+    assert "no connection is free" in caplog.text
 
 
 @pytest.mark.parametrize("most", [1, 2])
